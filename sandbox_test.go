@@ -1,0 +1,125 @@
+package soulbox_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/soulbox/soulbox"
+)
+
+func TestSandboxMove(t *testing.T) {
+	states := []soulbox.State{soulbox.Starting, soulbox.Running, soulbox.Ending, soulbox.Ended}
+	legal := map[[2]soulbox.State]bool{
+		{soulbox.Starting, soulbox.Running}: true,
+		{soulbox.Starting, soulbox.Ending}:  true,
+		{soulbox.Starting, soulbox.Ended}:   true,
+		{soulbox.Running, soulbox.Ending}:   true,
+		{soulbox.Running, soulbox.Ended}:    true,
+		{soulbox.Ending, soulbox.Ended}:     true,
+	}
+	for _, from := range states {
+		for _, to := range states {
+			sb := &soulbox.Sandbox{ID: "i1", State: from}
+			err := sb.Move(to)
+			switch {
+			case legal[[2]soulbox.State{from, to}]:
+				if err != nil || sb.State != to {
+					t.Errorf("Move from %s to %s: state %s, error %v", from, to, sb.State, err)
+				}
+			case soulbox.KindOf(err) != soulbox.Conflict || sb.State != from:
+				t.Errorf("Move from %s to %s: state %s, error %v; want a Conflict and no change", from, to, sb.State, err)
+			}
+		}
+	}
+	sb := &soulbox.Sandbox{State: "unheard of"}
+	if err := sb.Move(soulbox.Ended); err == nil {
+		t.Error("Move from an unknown state succeeds")
+	}
+}
+
+func TestStateLive(t *testing.T) {
+	for state, want := range map[soulbox.State]bool{
+		soulbox.Starting: true, soulbox.Running: true, soulbox.Ending: false, soulbox.Ended: false, "": false,
+	} {
+		if got := state.Live(); got != want {
+			t.Errorf("%q.Live() = %v, want %v", state, got, want)
+		}
+	}
+}
+
+func TestSandboxClone(t *testing.T) {
+	sb := &soulbox.Sandbox{
+		ID: "i1", Env: map[string]string{"A": "1"}, Metadata: map[string]string{"B": "2"},
+		End: &soulbox.End{By: soulbox.ByClient},
+	}
+	c := sb.Clone()
+	if diff := cmp.Diff(sb, c); diff != "" {
+		t.Errorf("Clone (-want +got):\n%s", diff)
+	}
+	c.Env["A"], c.Metadata["B"], c.End.By = "x", "x", soulbox.ByOOM
+	if sb.Env["A"] != "1" || sb.Metadata["B"] != "2" || sb.End.By != soulbox.ByClient {
+		t.Errorf("changing the clone changed the original: %+v", sb)
+	}
+}
+
+func TestNewSandboxID(t *testing.T) {
+	seen := map[soulbox.SandboxID]bool{}
+	letters := map[rune]int{}
+	const n = 5000
+	for range n {
+		id := soulbox.NewSandboxID()
+		if len(id) != 21 || id[0] != 'i' || !id.Valid() {
+			t.Fatalf("NewSandboxID() = %q, want i and 20 of [a-z0-9]", id)
+		}
+		if seen[id] {
+			t.Fatalf("NewSandboxID() = %q twice", id)
+		}
+		seen[id] = true
+		for _, r := range id[1:] {
+			letters[r]++
+		}
+	}
+	// Every letter is due 2778 times; 10 % off is more than five deviations.
+	const due = n * 20 / 36
+	if len(letters) != 36 {
+		t.Errorf("%d letters appear, want 36", len(letters))
+	}
+	for r, got := range letters {
+		if got < due*9/10 || got > due*11/10 {
+			t.Errorf("letter %c appears %d times, want about %d", r, got, due)
+		}
+	}
+}
+
+func TestSandboxIDValid(t *testing.T) {
+	for id, want := range map[soulbox.SandboxID]bool{
+		"i0123456789abcdefghij": true,
+		"a":                     true,
+		"0123456789012345678901234567890123456789":  true,
+		"01234567890123456789012345678901234567890": false,
+		"":     false,
+		"A":    false,
+		"a-b":  false,
+		"a\n":  false,
+		"a/..": false,
+		"..":   false,
+		"é":    false,
+	} {
+		if got := id.Valid(); got != want {
+			t.Errorf("%q.Valid() = %v, want %v", id, got, want)
+		}
+	}
+}
+
+func TestEndString(t *testing.T) {
+	end := soulbox.End{At: time.Date(2026, 3, 1, 13, 0, 0, 5000, time.FixedZone("", 3600)), By: soulbox.ByOOM, Reason: "too much"}
+	if got, want := end.String(), "ended by oom at 2026-03-01T12:00:00Z: too much"; got != want {
+		t.Errorf("String() = %q, want %q", got, want)
+	}
+	end.Reason = ""
+	if got, want := end.String(), "ended by oom at 2026-03-01T12:00:00Z"; got != want {
+		t.Errorf("String() = %q, want %q", got, want)
+	}
+}

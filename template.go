@@ -1,0 +1,76 @@
+package soulbox
+
+import (
+	"regexp"
+	"strings"
+	"time"
+)
+
+// A TemplateID names a template, independent of what people call it.
+type TemplateID string
+
+// A Template is what sandboxes are made of: a root file system and the
+// defaults of what starts on it.
+type Template struct {
+	ID        TemplateID
+	Team      TeamID // empty for the house's own
+	Name      string // unique within its team
+	Public    bool   // every team may start it
+	Image     string // SHA-256 of the EROFS file, in hex
+	Size      Size   // of a sandbox, unless it asks otherwise
+	Env       map[string]string
+	User      string // programs run as this user unless they say otherwise
+	Workdir   string // empty: the user's home
+	Source    string // where the image came from, for people
+	Starts    int64  // how many sandboxes were made of it
+	CreatedAt time.Time
+	UpdatedAt time.Time
+}
+
+// A TemplateRef is how a client asks for a template: [namespace/]name[:tag].
+type TemplateRef struct {
+	Namespace string
+	Name      string // a name or a template id
+	Tag       string // empty stands for "default"
+}
+
+// The alphabets are E2B's, so that every name that works there works here.
+var (
+	templateName = regexp.MustCompile(`^[a-z0-9_-]{1,128}$`)
+	templateTag  = regexp.MustCompile(`^[a-z0-9_.-]{1,128}$`)
+)
+
+// ParseTemplateRef reads a reference as clients write it. Letters are lowered.
+func ParseTemplateRef(s string) (TemplateRef, error) {
+	var ref TemplateRef
+	rest := strings.ToLower(s)
+	if ns, name, ok := strings.Cut(rest, "/"); ok {
+		if !templateName.MatchString(ns) {
+			return TemplateRef{}, Errorf(Invalid, "template %.200q: the namespace may hold a-z, 0-9, - and _", s)
+		}
+		ref.Namespace, rest = ns, name
+	}
+	if name, tag, ok := strings.Cut(rest, ":"); ok {
+		if !templateTag.MatchString(tag) {
+			return TemplateRef{}, Errorf(Invalid, "template %.200q: the tag may hold a-z, 0-9, -, _ and .", s)
+		}
+		ref.Tag, rest = tag, name
+	}
+	if !templateName.MatchString(rest) {
+		return TemplateRef{}, Errorf(Invalid, "template %.200q: a name has 1 to 128 of a-z, 0-9, - and _", s)
+	}
+	ref.Name = rest
+	return ref, nil
+}
+
+// String returns the reference as a client would write it.
+func (r TemplateRef) String() string {
+	s := r.Name
+	if r.Namespace != "" {
+		s = r.Namespace + "/" + s
+	}
+	if r.Tag != "" {
+		s += ":" + r.Tag
+	}
+	return s
+}

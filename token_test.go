@@ -1,0 +1,30 @@
+package soulbox_test
+
+import (
+	"testing"
+
+	"github.com/soulbox/soulbox"
+)
+
+func TestAgentToken(t *testing.T) {
+	var seed soulbox.TokenSeed
+	for i := range seed {
+		seed[i] = byte(i)
+	}
+	other := seed
+	other[31]++
+
+	// Computed apart with: printf 'soulbox agent token v1\0i1' |
+	// openssl dgst -sha256 -mac HMAC -macopt hexkey:000102…1f
+	// Sandboxes that run keep their token over an upgrade, so it must not change.
+	const want = "ce5152b69839192e171acb7eb27370a3bd55b49746e9924a21e0123547a5c518"
+	if got := seed.AgentToken("i1"); got != want {
+		t.Errorf("AgentToken = %s, want %s", got, want)
+	}
+	if seed.AgentToken("i1") == seed.AgentToken("i2") {
+		t.Error("two sandboxes have one token")
+	}
+	if seed.AgentToken("i1") == other.AgentToken("i1") {
+		t.Error("two seeds give one token")
+	}
+}
