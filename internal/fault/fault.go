@@ -1,0 +1,49 @@
+// Package fault kills the program at a named step, so that tests can prove
+// that a crash there loses nothing and leaves nothing.
+//
+// A step is a call of [Points.Reach] with a constant name such as
+// "create/recorded". In production no points are armed and a call costs one
+// comparison. `soulbox serve` arms one from its environment; see docs/testing.md.
+package fault
+
+import (
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+)
+
+// Points is a set of steps, at most one of them armed. A nil *Points is ready
+// to use and never kills.
+type Points struct {
+	armed string
+	left  atomic.Int64 // how many passes before it kills
+}
+
+// Arm returns points of which the step called name kills the process with
+// SIGKILL. "name@3" lets two passes go and kills at the third. An empty name
+// arms nothing.
+func Arm(name string) *Points {
+	if name == "" {
+		return nil
+	}
+	p := &Points{armed: name}
+	p.left.Store(1)
+	if at, nth, ok := strings.Cut(name, "@"); ok {
+		if n, err := strconv.ParseInt(nth, 10, 64); err == nil && n > 0 {
+			p.armed = at
+			p.left.Store(n)
+		}
+	}
+	return p
+}
+
+// Reach marks that the program is at the step. It does not return when the
+// step is armed and due. Safe for concurrent use.
+func (p *Points) Reach(step string) {
+	if p == nil || step != p.armed || p.left.Add(-1) != 0 {
+		return
+	}
+	_ = syscall.Kill(syscall.Getpid(), syscall.SIGKILL) // cannot fail for oneself
+	select {}
+}
