@@ -1,0 +1,94 @@
+// Package driver defines how a node talks to an isolation runtime.
+//
+// A driver boots a sandbox whose first process is the SoulBox agent, tells
+// when it is gone, and removes every trace of it. What the sandbox is made of
+// (root image, network namespace, cgroup) is prepared by the node and handed
+// over in a [Spec]; what runs in it is the agent's business.
+//
+// # The life of a sandbox
+//
+// Start writes what is needed to find the sandbox again into Spec.Dir before
+// it starts the first process, and returns once the agent listens. The
+// runtime's processes are not children that die with the server: a later
+// process calls Adopt with the same folder and gets the sandbox back. Done is
+// closed when the runtime has ended, whoever ended it. Destroy may be called
+// at any time, any number of times, by a process that never saw the sandbox.
+//
+// The suite in drivertest says all this in code; every driver passes it.
+package driver
+
+import (
+	"context"
+	"net"
+	"os"
+
+	"github.com/soulbox/soulbox"
+)
+
+// A Driver creates and destroys sandboxes with one isolation technology. All
+// methods are safe for concurrent use.
+type Driver interface {
+	// Capabilities tells what sandboxes of this driver can do.
+	Capabilities() Capabilities
+
+	// Start boots a sandbox and returns once its agent listens. An id that
+	// was started before and not destroyed is a Conflict. When Start fails
+	// or ctx ends, nothing is left behind.
+	Start(ctx context.Context, spec Spec) (Instance, error)
+
+	// Adopt returns a sandbox that an earlier process started in dir. It is
+	// NotFound when it does not run any more; Destroy then cleans up.
+	Adopt(ctx context.Context, id soulbox.SandboxID, dir string) (Instance, error)
+
+	// Destroy ends the sandbox and removes every trace of it except dir
+	// itself. An unknown or half-started sandbox succeeds, so that cleanup
+	// can be repeated.
+	Destroy(ctx context.Context, id soulbox.SandboxID, dir string) error
+}
+
+// An Instance is one sandbox that runs. All methods are safe for concurrent
+// use.
+type Instance interface {
+	// Dial opens a connection to a port of the sandbox.
+	Dial(ctx context.Context, port uint16) (net.Conn, error)
+
+	// Done is closed when the runtime has ended.
+	Done() <-chan struct{}
+
+	// Exit tells how it ended. It is valid once Done is closed.
+	Exit() Exit
+
+	// DiskUsed returns how much the sandbox has written on top of its image.
+	DiskUsed() (soulbox.Bytes, error)
+}
+
+// Capabilities says what sandboxes of a driver can do. A new field is false
+// for every driver that does not know it.
+type Capabilities struct {
+	Isolation string // the honest name of the class: "gvisor", "runc", "fake"
+}
+
+// A Spec is everything a driver needs to start a sandbox.
+type Spec struct {
+	ID       soulbox.SandboxID
+	Dir      string       // the sandbox's own folder; exists, mode 0700
+	Image    *os.File     // the read-only root image; Start closes it in any case
+	Size     soulbox.Size // Memory and CPUs are told to the guest; Disk is enforced here
+	Netns    string       // path of the network namespace
+	Addr     string       // the sandbox's address in it
+	Hostname string
+	Cgroup   Cgroup // where the runtime's processes go; nil: leave them alone
+}
+
+// Cgroup takes in processes of a sandbox.
+type Cgroup interface {
+	// Add moves the processes into the group. A process that has ended in
+	// the meantime is not an error.
+	Add(pids ...int) error
+}
+
+// Exit tells how a runtime ended.
+type Exit struct {
+	Signal string // "killed" for SIGKILL; empty when it exited by itself or nobody knows
+	Code   int
+}

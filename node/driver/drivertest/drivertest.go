@@ -1,0 +1,262 @@
+// Package drivertest is the suite that every [driver.Driver] passes.
+package drivertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/node/driver"
+	"github.com/soulbox/soulbox/node/guest"
+)
+
+// A Harness is what a driver's own test gives to the suite.
+type Harness struct {
+	// Open returns the driver. Called again, it returns what a second
+	// process would have: the same sandboxes, nothing remembered.
+	Open func(t *testing.T) driver.Driver
+
+	// Spec returns what a sandbox called id is made of. Everything in it is
+	// released by the harness when t ends.
+	Spec func(t *testing.T, id soulbox.SandboxID) driver.Spec
+
+	// Crash ends the runtime of a sandbox as an accident would.
+	Crash func(t *testing.T, spec driver.Spec)
+}
+
+const patience = 20 * time.Second
+
+// Run tests a driver.
+func Run(t *testing.T, h Harness) {
+	start := func(t *testing.T, d driver.Driver, id soulbox.SandboxID) (driver.Spec, driver.Instance) {
+		t.Helper()
+		spec := h.Spec(t, id)
+		inst, err := d.Start(t.Context(), spec)
+		if err != nil {
+			t.Fatalf("Start(%s): %v", id, err)
+		}
+		t.Cleanup(func() {
+			if err := d.Destroy(context.WithoutCancel(t.Context()), id, spec.Dir); err != nil {
+				t.Errorf("Destroy(%s) at the end: %v", id, err)
+			}
+		})
+		return spec, inst
+	}
+
+	t.Run("started_answers", func(t *testing.T) {
+		_, inst := start(t, h.Open(t), "ia1")
+		wantHealthy(t, inst)
+		if n, err := inst.DiskUsed(); err != nil || n < 0 {
+			t.Errorf("DiskUsed() = %d, %v", n, err)
+		}
+		select {
+		case <-inst.Done():
+			t.Errorf("Done is closed while the sandbox runs: %+v", inst.Exit())
+		default:
+		}
+	})
+
+	t.Run("nothing_listens", func(t *testing.T) {
+		_, inst := start(t, h.Open(t), "ia2")
+		conn, err := inst.Dial(t.Context(), 9)
+		if err == nil {
+			conn.Close()
+		}
+		if !errors.Is(err, syscall.ECONNREFUSED) {
+			t.Errorf("Dial of a closed port: %v, want ECONNREFUSED", err)
+		}
+	})
+
+	t.Run("start_twice", func(t *testing.T) {
+		d := h.Open(t)
+		spec, inst := start(t, d, "ib")
+		again := h.Spec(t, "ib")
+		again.Dir = spec.Dir
+		if _, err := d.Start(t.Context(), again); soulbox.KindOf(err) != soulbox.Conflict {
+			t.Errorf("second Start: %v, want Conflict", err)
+		}
+		wantHealthy(t, inst)
+	})
+
+	t.Run("destroy", func(t *testing.T) {
+		d := h.Open(t)
+		spec, inst := start(t, d, "ic")
+		for range 2 {
+			if err := d.Destroy(t.Context(), "ic", spec.Dir); err != nil {
+				t.Fatalf("Destroy: %v", err)
+			}
+		}
+		wantDone(t, inst)
+		if conn, err := inst.Dial(t.Context(), guest.Port); err == nil {
+			conn.Close()
+			t.Error("a destroyed sandbox can be dialled")
+		}
+		wantEmpty(t, spec.Dir)
+	})
+
+	t.Run("destroy_unknown", func(t *testing.T) {
+		if err := h.Open(t).Destroy(t.Context(), "inobody", t.TempDir()); err != nil {
+			t.Errorf("Destroy of an unknown sandbox: %v", err)
+		}
+	})
+
+	t.Run("start_again_after_destroy", func(t *testing.T) {
+		d := h.Open(t)
+		spec, _ := start(t, d, "id")
+		if err := d.Destroy(t.Context(), "id", spec.Dir); err != nil {
+			t.Fatal(err)
+		}
+		_, inst := start(t, d, "id")
+		wantHealthy(t, inst)
+	})
+
+	t.Run("adopt", func(t *testing.T) {
+		spec, first := start(t, h.Open(t), "ie")
+		later := h.Open(t)
+		inst, err := later.Adopt(t.Context(), "ie", spec.Dir)
+		if err != nil {
+			t.Fatalf("Adopt: %v", err)
+		}
+		wantHealthy(t, inst)
+		if err := later.Destroy(t.Context(), "ie", spec.Dir); err != nil {
+			t.Fatal(err)
+		}
+		wantDone(t, inst)
+		wantDone(t, first)
+		if _, err := later.Adopt(t.Context(), "ie", spec.Dir); soulbox.KindOf(err) != soulbox.NotFound {
+			t.Errorf("Adopt after Destroy: %v, want NotFound", err)
+		}
+	})
+
+	t.Run("adopt_unknown", func(t *testing.T) {
+		if _, err := h.Open(t).Adopt(t.Context(), "inobody", t.TempDir()); soulbox.KindOf(err) != soulbox.NotFound {
+			t.Errorf("Adopt of an unknown sandbox: %v, want NotFound", err)
+		}
+	})
+
+	t.Run("crash", func(t *testing.T) {
+		d := h.Open(t)
+		spec, inst := start(t, d, "if")
+		h.Crash(t, spec)
+		wantDone(t, inst)
+		if got, want := inst.Exit(), (driver.Exit{Signal: "killed"}); got != want {
+			t.Errorf("Exit() = %+v, want %+v", got, want)
+		}
+		if _, err := d.Adopt(t.Context(), "if", spec.Dir); soulbox.KindOf(err) != soulbox.NotFound {
+			t.Errorf("Adopt after a crash: %v, want NotFound", err)
+		}
+		if err := d.Destroy(t.Context(), "if", spec.Dir); err != nil {
+			t.Fatal(err)
+		}
+		wantEmpty(t, spec.Dir)
+	})
+
+	t.Run("start_fails", func(t *testing.T) {
+		d := h.Open(t)
+		for name, spoil := range map[string]func(context.Context, *driver.Spec) context.Context{
+			"image_is_no_image": func(ctx context.Context, s *driver.Spec) context.Context {
+				s.Image = openJunk(t)
+				return ctx
+			},
+			"cancelled": func(ctx context.Context, _ *driver.Spec) context.Context {
+				ctx, cancel := context.WithCancel(ctx)
+				cancel()
+				return ctx
+			},
+		} {
+			spec := h.Spec(t, "ig")
+			if _, err := d.Start(spoil(t.Context(), &spec), spec); err == nil {
+				t.Errorf("%s: Start succeeds", name)
+			}
+			wantEmpty(t, spec.Dir)
+		}
+		_, inst := start(t, d, "ig")
+		wantHealthy(t, inst)
+	})
+
+	t.Run("many_at_once", func(t *testing.T) {
+		d := h.Open(t)
+		var wg sync.WaitGroup
+		for i := range 6 {
+			id := soulbox.SandboxID(fmt.Sprintf("ih%d", i))
+			spec := h.Spec(t, id)
+			wg.Go(func() {
+				inst, err := d.Start(t.Context(), spec)
+				if err != nil {
+					t.Errorf("Start(%s): %v", id, err)
+					return
+				}
+				wantHealthy(t, inst)
+				if err := d.Destroy(t.Context(), id, spec.Dir); err != nil {
+					t.Errorf("Destroy(%s): %v", id, err)
+				}
+				wantEmpty(t, spec.Dir)
+			})
+		}
+		wg.Wait()
+	})
+}
+
+// wantHealthy asks the agent whether it is well.
+func wantHealthy(t *testing.T, inst driver.Instance) {
+	t.Helper()
+	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return inst.Dial(ctx, guest.Port)
+	}}
+	defer tr.CloseIdleConnections()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/health", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := tr.RoundTrip(req)
+	if err != nil {
+		t.Errorf("GET /health: %v", err)
+		return
+	}
+	res.Body.Close()
+	if res.StatusCode != http.StatusNoContent {
+		t.Errorf("GET /health: %s, want 204", res.Status)
+	}
+}
+
+func wantDone(t *testing.T, inst driver.Instance) {
+	t.Helper()
+	select {
+	case <-inst.Done():
+	case <-time.After(patience):
+		t.Errorf("Done is not closed %v after the end", patience)
+	}
+}
+
+func wantEmpty(t *testing.T, dir string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, e := range entries {
+		t.Errorf("%s was left in the sandbox's folder", e.Name())
+	}
+}
+
+func openJunk(t *testing.T) *os.File {
+	t.Helper()
+	f, err := os.CreateTemp(t.TempDir(), "junk")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(make([]byte, 1<<16)); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}

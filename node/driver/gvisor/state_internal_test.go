@@ -1,0 +1,288 @@
+package gvisor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/soulbox/soulbox"
+)
+
+const ended = " 1 2 2 0 -1 4194560 155 0 0 0 0 0 0 0 20 0 1 0 " // between the state and the start time
+
+func TestParseStat(t *testing.T) {
+	tests := []struct {
+		name, text string
+		want       uint64
+		err        error // nil with want 0: any
+	}{
+		{"plain", "7 (sh) S" + ended + "4242 2519040 200\n", 4242, nil},
+		{"spaces", "7 (a b c) R" + ended + "4242 0\n", 4242, nil},
+		{"parentheses", "7 () S 1 2) Z 3 (x)) S" + ended + "4242 0\n", 4242, nil},
+		{"line_ends", "7 (a\n) S" + ended + "4242\n", 4242, nil},
+		{"largest", "7 (sh) S" + ended + "18446744073709551615\n", 1<<64 - 1, nil},
+		{"zombie", "7 (sh) Z" + ended + "4242 0\n", 0, unix.ESRCH},
+		{"dead", "7 (sh) X" + ended + "4242 0\n", 0, unix.ESRCH},
+		{"name_of_a_zombie", "7 (x) Z" + ended + "1) S" + ended + "4242 0\n", 4242, nil},
+		{"empty", "", 0, nil},
+		{"short", "7 (sh) S 1 2\n", 0, nil},
+		{"short_zombie", "7 (sh) Z\n", 0, nil},
+		{"one_too_few", "7 (sh) S" + ended + "\n", 0, nil},
+		{"no_number", "7 (sh) S" + ended + "x 0\n", 0, nil},
+		{"negative", "7 (sh) S" + ended + "-1 0\n", 0, nil},
+		{"too_large", "7 (sh) S" + ended + "18446744073709551616\n", 0, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := parseStat(tt.text)
+			switch {
+			case tt.want != 0 && (got != tt.want || err != nil):
+				t.Errorf("parseStat(%q) = %d, %v; want %d", tt.text, got, err, tt.want)
+			case tt.want == 0 && (err == nil || errors.Is(err, unix.ESRCH) != (tt.err != nil)):
+				t.Errorf("parseStat(%q) = %d, %v; want %v", tt.text, got, err, tt.err)
+			}
+		})
+	}
+}
+
+// FuzzParseStat: no name of a process changes what is read behind it.
+func FuzzParseStat(f *testing.F) {
+	f.Add("sh", uint64(4242))
+	f.Add(") Z 1 (", uint64(0))
+	f.Add("", uint64(1<<64-1))
+	f.Fuzz(func(t *testing.T, name string, started uint64) {
+		text := fmt.Sprintf("7 (%s) S%s%d 2519040 200\n", name, ended, started)
+		if got, err := parseStat(text); got != started || err != nil {
+			t.Errorf("parseStat(%q) = %d, %v; want %d", text, got, err, started)
+		}
+		_, _ = parseStat(name) // does not panic
+	})
+}
+
+// A process is told from another that gets its number later.
+func TestOpenProcess(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "sleep", "100")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer cmd.Wait()
+	pid := cmd.Process.Pid
+	started, err := startTime(pid)
+	if err != nil || started == 0 {
+		t.Fatalf("startTime(%d) = %d, %v", pid, started, err)
+	}
+	for given, want := range map[uint64]error{0: nil, started: nil, started + 1: unix.ESRCH, started - 1: unix.ESRCH} {
+		p, err := openProcess(pid, given)
+		if !errors.Is(err, want) {
+			t.Errorf("openProcess(%d, %d): %v, want %v", pid, given, err, want)
+		}
+		if err == nil {
+			if p.started != started {
+				t.Errorf("it began at %d, want %d", p.started, started)
+			}
+			p.Close()
+		}
+	}
+	if err := kill(t.Context(), pid, started+1); err != nil {
+		t.Errorf("kill of another that had the number: %v", err)
+	}
+	if _, err := startTime(pid); err != nil {
+		t.Errorf("the wrong process was killed: %v", err)
+	}
+	p, err := openProcess(pid, started)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := p.wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("wait for a process that lives: %v", err)
+	}
+	if err := kill(t.Context(), pid, started); err != nil {
+		t.Errorf("kill: %v", err)
+	}
+	// It has ended and nobody has collected it: it does not count as there.
+	if _, err := openProcess(pid, started); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("openProcess of one that has ended: %v, want ESRCH", err)
+	}
+	if err := kill(t.Context(), pid, started); err != nil {
+		t.Errorf("kill again: %v", err)
+	}
+}
+
+func TestCommandLineOf(t *testing.T) {
+	const dir = "/data/sandboxes/ione"
+	tests := []struct {
+		name string
+		args []string
+		want bool
+	}{
+		{"sentry", []string{"runsc-sandbox", "--root=/run", "boot", "--bundle=" + dir, "ione"}, true},
+		{"only_it", []string{"runsc-sandbox", "--bundle=" + dir}, true},
+		{"of_another", []string{"runsc-sandbox", "boot", "--bundle=/data/sandboxes/itwo"}, false},
+		{"of_a_longer_name", []string{"runsc-sandbox", "boot", "--bundle=" + dir + "x"}, false},
+		{"of_a_folder_below", []string{"runsc-sandbox", "boot", "--bundle=" + dir + "/root"}, false},
+		{"inside_an_argument", []string{"runsc-sandbox", "boot", "x--bundle=" + dir}, false},
+		{"two_arguments", []string{"runsc-sandbox", "boot", "--bundle", dir}, false},
+		{"another_program", []string{"grep", "--bundle=" + dir}, false},
+		{"its_path", []string{"/tmp/runsc-sandbox", "--bundle=" + dir}, false},
+		{"name_is_the_argument", []string{"--bundle=" + dir}, false},
+		{"nothing", nil, false},
+		{"kernel_thread", []string{""}, false},
+	}
+	for _, tt := range tests {
+		if got := commandLineOf(tt.args, dir); got != tt.want {
+			t.Errorf("%s: commandLineOf(%q) = %v, want %v", tt.name, tt.args, got, tt.want)
+		}
+	}
+}
+
+// FuzzCommandLineOf: a process is the sentry of one folder at most.
+func FuzzCommandLineOf(f *testing.F) {
+	f.Add("runsc-sandbox\x00--bundle=/a\x00", "/a", "/b")
+	f.Add("\x00", "", "/")
+	f.Fuzz(func(t *testing.T, line, a, b string) {
+		args := strings.Split(line, "\x00")
+		bundles := 0
+		for _, arg := range args {
+			if strings.HasPrefix(arg, "--bundle=") {
+				bundles++
+			}
+		}
+		if a != b && bundles == 1 && commandLineOf(args, a) && commandLineOf(args, b) {
+			t.Errorf("%q is the sentry of %q and of %q", args, a, b)
+		}
+		if commandLineOf(args, a) && (args[0] != "runsc-sandbox" || bundles == 0) {
+			t.Errorf("%q is the sentry of %q", args, a)
+		}
+	})
+}
+
+// findSentries finds a process by its command line and nothing else.
+func TestFindSentries(t *testing.T) {
+	dir := t.TempDir()
+	start := func(args ...string) int {
+		cmd := exec.CommandContext(t.Context(), "/bin/sleep")
+		cmd.Path, cmd.Args = "/bin/bash", append([]string{args[0], "-c", "read", "bash"}, args[1:]...)
+		if _, err := cmd.StdinPipe(); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = cmd.Process.Kill()
+			_ = cmd.Wait() // killed
+		})
+		return cmd.Process.Pid
+	}
+	pid := start("runsc-sandbox", "--bundle="+dir)
+	start("runsc-sandbox", "--bundle="+dir+"2")
+	start("other", "--bundle="+dir)
+	if got := findSentries(dir); len(got) != 1 || got[0] != pid {
+		t.Errorf("findSentries() = %v, want %d", got, pid)
+	}
+	if got := findSentries(filepath.Join(dir, "none")); len(got) > 0 {
+		t.Errorf("findSentries of an unknown folder = %v", got)
+	}
+}
+
+func TestState(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := load(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("load of nothing: %v, want os.ErrNotExist", err)
+	}
+	first := state{Addr: "10.0.0.2", Socket: "/run/s"}
+	if err := first.create(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.create(dir); !errors.Is(err, os.ErrExist) {
+		t.Errorf("create again: %v, want os.ErrExist", err)
+	}
+	second := state{PID: 7, Started: 1<<64 - 1, Addr: "10.0.0.2", Socket: "/run/s"}
+	if err := second.save(dir); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := load(dir); err != nil || got != second {
+		t.Errorf("load() = %+v, %v; want %+v", got, err, second)
+	}
+}
+
+// A torn record is not taken for a sandbox that runs, does not keep the server
+// from starting, nor anybody from removing what is left.
+func TestTornState(t *testing.T) {
+	d := &Driver{runDir: t.TempDir()}
+	whole := `{"pid":7,"started":1,"addr":"10.0.0.2","socket":"/run/s"}`
+	for _, text := range []string{"", "\x00\x00\x00", whole[:1], whole[:len(whole)/2], whole[:len(whole)-1], whole + "}", "[]", `{"pid":"7"}`, `{"pid":1e99}`} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, stateFile), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if st, err := load(dir); err == nil || st != (state{}) {
+			t.Errorf("load(%q) = %+v, %v; want an error and nothing", text, st, err)
+		}
+		if _, err := d.Adopt(t.Context(), "ione", dir); soulbox.KindOf(err) != soulbox.NotFound {
+			t.Errorf("Adopt with %q: %v, want NotFound, so that the server starts and Destroy cleans up", text, err)
+		}
+		for range 2 {
+			if err := d.Destroy(t.Context(), "ione", dir); err != nil {
+				t.Errorf("Destroy with %q: %v", text, err)
+			}
+		}
+		if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+			t.Errorf("Destroy with %q leaves %v, %v", text, left, err)
+		}
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	base, err := os.MkdirTemp("", "soulbox-new-") //nolint:usetesting // t.TempDir makes folders that only root may enter
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(base) })
+	write := func(dir string, dirMode, mode os.FileMode) string {
+		path := filepath.Join(base, dir, "sentry")
+		if err := errors.Join(os.Mkdir(filepath.Dir(path), 0o700), os.WriteFile(path, nil, 0o600), os.Chmod(path, mode), os.Chmod(filepath.Dir(path), dirMode)); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	if err := os.Chmod(base, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	good := write("good", 0o755, 0o755)
+	if err := openToAll(good); err != nil {
+		t.Fatalf("a good one is refused: %v", err)
+	}
+	run := filepath.Join(base, "run")
+	tests := []struct{ name, sentry, run, says string }{
+		{"not_executable", write("plain", 0o755, 0o644), run, "nobody"},
+		{"only_for_root", write("root", 0o755, 0o700), run, "nobody"},
+		{"in_a_private_folder", write("private", 0o700, 0o755), run, filepath.Join(base, "private") + " has mode 0700"},
+		{"missing", filepath.Join(base, "none"), run, "no such file"},
+		{"relative", "sentry", run, "not absolute"},
+		{"long_run_folder", good, "/" + strings.Repeat("x", 60), "61 characters"},
+		{"run_folder_is_a_file", good, good, "not a directory"},
+	}
+	in, out, errs := os.Stdin, os.Stdout, os.Stderr
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if _, err := New(tt.sentry, tt.run, nil); err == nil || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("New: %v, want %q", err, tt.says)
+			}
+			if os.Stdin != in || os.Stdout != out || os.Stderr != errs {
+				t.Error("a refused New took the standard files")
+			}
+		})
+	}
+}

@@ -1,0 +1,241 @@
+// Package node runs sandboxes on one machine.
+//
+// It composes the rooms below it: a root image (rootfs), a network namespace
+// (netns), limits (cgroup), a runtime (driver), the agent inside (guest) and
+// what the agent tells (journal). Who owns a sandbox, until when it runs and
+// what it is for is decided above; the node only knows ids.
+//
+// # Folders
+//
+//	sandboxes/<id>/record.json   what is needed to find or remove the sandbox
+//	sandboxes/<id>/…             the driver's files
+//	journals/<id>/               what the agent told; stays until Forget
+//
+// # Crashes
+//
+// A sandbox's record is written before anything else of it exists and removed
+// after everything else is gone. [Open] reads the records: what still runs is
+// adopted, and for the rest [Node.Exits] reports an honest end and the
+// leftovers are removed. Namespaces, cgroups and folders without a record are
+// removed as well. The steps at which tests kill the server are
+// node/leased, node/recorded, node/grouped, node/started, node/initialised,
+// and node/destroyed.
+//
+// # Goroutines
+//
+// Per sandbox: follow reads the agent's log, watch waits for the runtime to
+// end. Both end with the sandbox or with [Node.Close]. Besides, one goroutine
+// per teardown under way, and one per end that was found by Open and that
+// nobody has heard of yet. Close waits for all.
+//
+// # Locks
+//
+// Node.mu guards the tables and is never held over I/O. Each sandbox's own
+// fields are written once, before it enters the table, except for what its
+// small mutex guards.
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/internal/fault"
+	"github.com/soulbox/soulbox/node/cgroup"
+	"github.com/soulbox/soulbox/node/driver"
+	"github.com/soulbox/soulbox/node/guest"
+	"github.com/soulbox/soulbox/node/journal"
+	"github.com/soulbox/soulbox/node/netns"
+	"github.com/soulbox/soulbox/node/rootfs"
+)
+
+// Options say what a node is made of.
+type Options struct {
+	Log      *slog.Logger
+	ID       soulbox.NodeID
+	Dir      string // the node's part of the data folder
+	Instance string // a short name that keeps two installations on one machine apart
+	Driver   driver.Driver
+	Images   *rootfs.Store
+	Seed     soulbox.TokenSeed
+	Prefix   netip.Prefix            // of the sandboxes' addresses; the zero value chooses
+	Resolver netip.Addr              // for the sandboxes; the zero value is the host's
+	Ready    int                     // network namespaces prepared ahead
+	MinFree  soulbox.Bytes           // below this much free disk no sandbox is made
+	Gone     func(soulbox.SandboxID) // called once a sandbox cannot answer any more; nil: nobody asks
+	Faults   *fault.Points           // nil: none
+}
+
+// A Node is this machine. All methods are safe for concurrent use.
+type Node struct {
+	Options
+
+	bootID  string
+	net     *netns.Network
+	cgroups *cgroup.Parent
+	exits   chan soulbox.Exit
+	stop    context.CancelFunc
+	ctx     context.Context //nolint:containedctx // the life of the node, which its goroutines share
+	work    sync.WaitGroup
+
+	mu    sync.Mutex
+	table map[soulbox.SandboxID]*sandbox
+	slots map[soulbox.SandboxID]netns.Slot // of those in the table and those that leave
+}
+
+// ID returns the node's name.
+func (n *Node) ID() soulbox.NodeID { return n.Options.ID }
+
+// Capabilities tells what sandboxes of this node can do.
+func (n *Node) Capabilities() driver.Capabilities { return n.Driver.Capabilities() }
+
+// Exits reports sandboxes that ended without Destroy. Somebody must read it.
+func (n *Node) Exits() <-chan soulbox.Exit { return n.exits }
+
+// Sandboxes returns the ids of those that run.
+func (n *Node) Sandboxes() []soulbox.SandboxID {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	ids := make([]soulbox.SandboxID, 0, len(n.table))
+	for id := range n.table {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+func (n *Node) find(id soulbox.SandboxID) (*sandbox, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s, ok := n.table[id]
+	if !ok {
+		return nil, soulbox.Errorf(soulbox.NotFound, "sandbox %s does not run on this node", id)
+	}
+	return s, nil
+}
+
+// Dial opens a connection to a port of a sandbox. It is
+// syscall.ECONNREFUSED when no program listens there, neither on the sandbox's
+// address nor on its loopback.
+func (n *Node) Dial(ctx context.Context, id soulbox.SandboxID, port uint16) (net.Conn, error) {
+	s, err := n.find(id)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := s.instance.Dial(ctx, port)
+	if port != guest.Port && errors.Is(err, syscall.ECONNREFUSED) {
+		conn, err = s.agent.Tunnel(ctx, port)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("sandbox %s: %w", id, err)
+	}
+	return conn, nil
+}
+
+// SetNetwork changes what a sandbox may reach, at once and also for
+// connections that are open.
+func (n *Node) SetNetwork(ctx context.Context, id soulbox.SandboxID, want soulbox.Network) error {
+	s, err := n.find(id)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.left: // its network may soon be another's
+		return soulbox.Errorf(soulbox.NotFound, "sandbox %s does not run on this node", id)
+	default:
+	}
+	r := s.record
+	r.Internet = want.Internet
+	if err := r.save(s.dir); err != nil {
+		return fmt.Errorf("record the network of %s: %w", id, err)
+	}
+	if err := n.net.SetInternet(ctx, r.Slot, want.Internet); err != nil {
+		return fmt.Errorf("change the network of %s: %w", id, err)
+	}
+	return nil
+}
+
+// Sample measures every sandbox.
+func (n *Node) Sample(ctx context.Context) (map[soulbox.SandboxID]soulbox.Usage, error) {
+	n.mu.Lock()
+	all := make([]*sandbox, 0, len(n.table))
+	for _, s := range n.table {
+		all = append(all, s)
+	}
+	n.mu.Unlock()
+	samples := make(map[soulbox.SandboxID]soulbox.Usage, len(all))
+	var errs []error
+	for _, s := range all {
+		u, err := s.sample(time.Now())
+		if err != nil {
+			select {
+			case <-s.instance.Done(): // its numbers went with it
+			default:
+				errs = append(errs, err)
+			}
+			continue
+		}
+		samples[s.record.ID] = u
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return samples, errors.Join(errs...)
+}
+
+// Logs returns what a sandbox's agent told, also after the sandbox has ended.
+func (n *Node) Logs(_ context.Context, id soulbox.SandboxID, q soulbox.LogQuery) ([]soulbox.LogEntry, error) {
+	if !id.Valid() {
+		return nil, soulbox.Errorf(soulbox.Invalid, "%q is not the id of a sandbox", id)
+	}
+	if s, err := n.find(id); err == nil {
+		return s.journal.Query(q)
+	}
+	j, err := journal.Open(n.journalDir(id))
+	if err != nil {
+		return nil, err
+	}
+	return j.Query(q)
+}
+
+// Forget removes what is kept of a sandbox that has ended.
+func (n *Node) Forget(_ context.Context, id soulbox.SandboxID) error {
+	if !id.Valid() {
+		return soulbox.Errorf(soulbox.Invalid, "%q is not the id of a sandbox", id)
+	}
+	if _, err := n.find(id); err == nil {
+		return soulbox.Errorf(soulbox.Conflict, "sandbox %s runs", id)
+	}
+	return os.RemoveAll(n.journalDir(id))
+}
+
+// Close lets go of the sandboxes without ending them.
+func (n *Node) Close() error {
+	n.stop()
+	n.work.Wait()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var errs []error
+	for _, s := range n.table {
+		errs = append(errs, s.close())
+	}
+	return errors.Join(append(errs, n.net.Close())...)
+}
+
+func (n *Node) sandboxDir(id soulbox.SandboxID) string {
+	return filepath.Join(n.Dir, "sandboxes", string(id))
+}
+
+func (n *Node) journalDir(id soulbox.SandboxID) string {
+	return filepath.Join(n.Dir, "journals", string(id))
+}

@@ -1,0 +1,230 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/node/cgroup"
+	"github.com/soulbox/soulbox/node/driver"
+	"github.com/soulbox/soulbox/node/guest"
+	"github.com/soulbox/soulbox/node/journal"
+	"github.com/soulbox/soulbox/node/netns"
+)
+
+// A sandbox is one that runs here.
+type sandbox struct {
+	dir      string
+	instance driver.Instance
+	group    *cgroup.Group
+	agent    *guest.Agent
+	journal  *journal.Journal
+	record   record             // as it was when the sandbox was admitted
+	leaving  context.CancelFunc // ends follow and tells watch that the end is wanted
+	left     <-chan struct{}
+	followed chan struct{} // closed when follow has ended
+
+	mu  sync.Mutex    // also: one change of the network at a time
+	cpu time.Duration // at the last sample
+	at  time.Time
+}
+
+// record is what the node writes down about a sandbox before it exists.
+type record struct {
+	ID       soulbox.SandboxID `json:"id"`
+	Slot     netns.Slot        `json:"slot"`
+	Size     soulbox.Size      `json:"size"`
+	Secure   bool              `json:"secure"`
+	Internet bool              `json:"internet"`
+	BootID   string            `json:"boot_id"` // of the machine, to tell a crash from a reboot
+}
+
+const recordFile = "record.json"
+
+// save replaces the record in one step. It is not synced: after a power cut
+// there is no sandbox left that the record could be needed for.
+func (r record) save(dir string) error {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	next := filepath.Join(dir, recordFile+".next")
+	if err := os.WriteFile(next, b, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(next, filepath.Join(dir, recordFile))
+}
+
+func loadRecord(dir string) (record, error) {
+	var r record
+	b, err := os.ReadFile(filepath.Join(dir, recordFile))
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(b, &r); err != nil {
+		return record{}, fmt.Errorf("%s: %w", filepath.Join(dir, recordFile), err)
+	}
+	return r, nil
+}
+
+// close lets go of a sandbox that was admitted, once nobody works on it here
+// any more: follow does not write, and a change of its network is through.
+func (s *sandbox) close() error {
+	s.leaving()
+	<-s.followed
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.agent.Close()
+	return s.journal.Close()
+}
+
+// sample measures the sandbox from outside.
+func (s *sandbox) sample(now time.Time) (soulbox.Usage, error) {
+	used, err := s.group.Usage()
+	if err != nil {
+		return soulbox.Usage{}, err
+	}
+	disk, err := s.instance.DiskUsed()
+	if err != nil {
+		return soulbox.Usage{}, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u := soulbox.Usage{
+		At:        now,
+		CPUCount:  s.record.Size.CPUs,
+		MemUsed:   used.Memory,
+		MemTotal:  s.record.Size.Memory,
+		MemCache:  used.Cache,
+		DiskUsed:  disk,
+		DiskTotal: s.record.Size.Disk,
+	}
+	if wall := now.Sub(s.at); !s.at.IsZero() && wall > 0 {
+		// Two who measure at once may overtake each other.
+		u.CPUPercent = max(0, 100*float64(used.CPU-s.cpu)/float64(wall))
+	}
+	s.cpu, s.at = used.CPU, now
+	return u, nil
+}
+
+// follow copies the agent's log into the journal for as long as the sandbox
+// lives. A connection that breaks is made again; what the agent remembers of
+// the time between is not lost.
+func (n *Node) follow(ctx context.Context, s *sandbox) {
+	defer close(s.followed)
+	const pause = time.Second
+	for ctx.Err() == nil {
+		var broken error
+		err := s.agent.Logs(ctx, s.journal.Last(), func(e guest.Entry) error {
+			broken = s.journal.Append(e)
+			return broken
+		})
+		if broken != nil {
+			n.Log.WarnContext(ctx, "journal not written", "sandbox", s.record.ID, "err", broken)
+		} else if ctx.Err() == nil {
+			n.Log.DebugContext(ctx, "agent's log broke off", "sandbox", s.record.ID, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+		case <-s.instance.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+// watch reports the sandbox's end unless it was wanted, and removes what is
+// left of it.
+func (n *Node) watch(s *sandbox) {
+	select {
+	case <-s.left: // Destroy, or the node closes
+		return
+	case <-s.instance.Done():
+	}
+	n.mu.Lock()
+	mine := n.table[s.record.ID] == s
+	if mine {
+		delete(n.table, s.record.ID)
+	}
+	n.mu.Unlock()
+	if !mine {
+		return // Destroy was quicker
+	}
+	end := soulbox.End{At: time.Now(), By: soulbox.ByCrash, Reason: "its kernel ended unexpectedly"}
+	if exit := s.instance.Exit(); exit.Signal == "" {
+		end.Reason = "its agent ended"
+	}
+	if why, ok := blame(s.group, s.record); ok {
+		end.By, end.Reason = why.By, why.Reason
+	}
+	n.gone(s.record.ID)
+	s.leaving()
+	select {
+	case n.exits <- soulbox.Exit{ID: s.record.ID, End: end}:
+		n.discard(s.record.ID, s.group, s)
+	case <-n.ctx.Done(): // whoever opens the node next finds the record and reports
+		if err := s.close(); err != nil {
+			n.Log.WarnContext(n.ctx, "journal not closed", "sandbox", s.record.ID, "err", err)
+		}
+	}
+}
+
+// blame asks the cgroup whether a limit was the end of the sandbox.
+func blame(g *cgroup.Group, r record) (soulbox.End, bool) {
+	used, err := g.Usage()
+	switch {
+	case err != nil:
+		return soulbox.End{}, false
+	case used.OOMKills > 0:
+		return soulbox.End{By: soulbox.ByOOM, Reason: fmt.Sprintf("it needed more than its %d MiB of memory", r.Size.Memory/soulbox.MiB)}, true
+	case used.PIDsMax:
+		return soulbox.End{By: soulbox.ByQuota, Reason: fmt.Sprintf("it started more processes than its limit of %d host threads allows", r.Size.PIDs)}, true
+	}
+	return soulbox.End{}, false
+}
+
+// discard removes, in the background, what an ended sandbox leaves. The
+// record goes last of what is on disk, so that a crash in the middle only
+// means that the next Open does the rest. It repeats: a crash and several
+// calls of Destroy may all want the same sandbox removed. s may be nil.
+func (n *Node) discard(id soulbox.SandboxID, group *cgroup.Group, s *sandbox) {
+	n.work.Go(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(n.ctx), time.Minute)
+		defer cancel()
+		if s != nil {
+			if err := s.close(); err != nil {
+				n.Log.WarnContext(ctx, "journal not closed", "sandbox", id, "err", err)
+			}
+		}
+		dir := n.sandboxDir(id)
+		err := n.Driver.Destroy(ctx, id, dir)
+		if err == nil {
+			left := group.Remove() // a later Open removes one without a record
+			if err = os.RemoveAll(dir); err == nil {
+				n.releaseSlot(id)
+			}
+			err = errors.Join(left, err)
+		}
+		if err != nil {
+			n.Log.WarnContext(ctx, "sandbox not removed completely; the next start of the server tries again", "sandbox", id, "err", err)
+		}
+	})
+}
+
+// releaseSlot gives back the network of a sandbox, once: a moment later it may
+// be another's. A sandbox that did not run when the node was opened has none.
+func (n *Node) releaseSlot(id soulbox.SandboxID) {
+	n.mu.Lock()
+	slot, ok := n.slots[id]
+	delete(n.slots, id)
+	n.mu.Unlock()
+	if ok {
+		n.net.Release(slot)
+	}
+}
