@@ -1,0 +1,183 @@
+package postgres_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/store"
+	"github.com/soulbox/soulbox/store/postgres"
+	"github.com/soulbox/soulbox/store/storetest"
+)
+
+// server is a PostgreSQL of our own, on a port of the loopback interface.
+type server struct {
+	port int
+	dbs  atomic.Int32
+}
+
+var pg *server
+
+func TestMain(m *testing.M) {
+	code, err := withServer(context.Background(), m.Run)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "postgres tests:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// withServer calls run while a fresh server is up.
+func withServer(ctx context.Context, run func() int) (code int, err error) {
+	bins, _ := filepath.Glob("/usr/lib/postgresql/*/bin") // the pattern is well formed
+	if len(bins) == 0 {
+		return 1, errors.New("no PostgreSQL server under /usr/lib/postgresql; install one with: apt-get install -y postgresql")
+	}
+	bin := bins[len(bins)-1]
+	dir, err := os.MkdirTemp("", "soulbox-postgres-")
+	if err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+
+	// PostgreSQL refuses to run as root.
+	attr := &syscall.SysProcAttr{}
+	if os.Geteuid() == 0 {
+		u, err := user.Lookup("postgres")
+		if err != nil {
+			return 1, fmt.Errorf("user postgres, whom the package postgresql makes: %w", err)
+		}
+		uid, uidErr := strconv.Atoi(u.Uid)
+		gid, gidErr := strconv.Atoi(u.Gid)
+		if err := errors.Join(uidErr, gidErr, os.Chown(dir, uid, gid)); err != nil {
+			return 1, err
+		}
+		attr.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
+	}
+	do := func(name string, args ...string) error {
+		cmd := exec.CommandContext(ctx, filepath.Join(bin, name), args...)
+		cmd.SysProcAttr = attr
+		cmd.Dir = dir
+		// The server inherits these and would keep a pipe open.
+		log, err := os.OpenFile(filepath.Join(dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			return err
+		}
+		defer log.Close()
+		cmd.Stdout, cmd.Stderr = log, log
+		if err := cmd.Run(); err != nil {
+			said, _ := os.ReadFile(log.Name()) // without it the error is less clear, and still one
+			return fmt.Errorf("%s: %w\n%s", name, err, said)
+		}
+		return nil
+	}
+	port, err := freePort(ctx)
+	if err != nil {
+		return 1, err
+	}
+	data := filepath.Join(dir, "data")
+	// No flushing: nothing here outlives the test.
+	if err := do("initdb", "-D", data, "-A", "trust", "-U", "soulbox", "--no-sync", "-E", "UTF8", "--locale=C.UTF-8"); err != nil {
+		return 1, err
+	}
+	options := fmt.Sprintf("-c listen_addresses=127.0.0.1 -p %d -k %s -c fsync=off", port, dir)
+	if err := do("pg_ctl", "-D", data, "-o", options, "-w", "start"); err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, do("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")) }()
+	pg = &server{port: port}
+	return run(), nil
+}
+
+func freePort(ctx context.Context) (int, error) {
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port, nil
+}
+
+func (s *server) url(db string) string {
+	return fmt.Sprintf("postgres://soulbox@127.0.0.1:%d/%s?sslmode=disable", s.port, db)
+}
+
+// create makes an empty database and returns its URL.
+func (s *server) create(t *testing.T) string {
+	t.Helper()
+	conn, err := pgx.Connect(t.Context(), s.url("postgres"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	name := fmt.Sprintf("test%d", s.dbs.Add(1))
+	if _, err := conn.Exec(t.Context(), "CREATE DATABASE "+name); err != nil {
+		t.Fatal(err)
+	}
+	return s.url(name)
+}
+
+func open(t *testing.T, url string) *store.Store {
+	t.Helper()
+	s, err := postgres.Open(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func TestStore(t *testing.T) {
+	storetest.Run(t, func(t *testing.T) *store.Store { return open(t, pg.create(t)) })
+}
+
+func TestReopen(t *testing.T) {
+	url := pg.create(t)
+	if err := open(t, url).InsertTeam(t.Context(), &soulbox.Team{ID: "one", Slug: "one"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(t, url).TeamBySlug(t.Context(), "one"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestOpenBadURL(t *testing.T) {
+	_, err := postgres.Open(t.Context(), "postgres://me:secret@host:notaport/db")
+	if soulbox.KindOf(err) != soulbox.Invalid {
+		t.Fatalf("Open: %v, want Invalid", err)
+	}
+	if strings.Contains(err.Error(), "secret") {
+		t.Errorf("error %q shows the password", err)
+	}
+}
+
+func TestOpenNobodyThere(t *testing.T) {
+	port, err := freePort(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = postgres.Open(t.Context(), fmt.Sprintf("postgres://me:secret@127.0.0.1:%d/db?sslmode=disable&connect_timeout=2", port))
+	if err == nil {
+		t.Fatal("Open of a server that is not there succeeds")
+	}
+	if strings.Contains(err.Error(), "secret") {
+		t.Errorf("error %q shows the password", err)
+	}
+}
