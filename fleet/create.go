@@ -1,0 +1,229 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/soulbox/soulbox"
+)
+
+// Bounds of what a client may attach to a sandbox. The environment reaches
+// every program through the kernel, which takes 2 MiB in all; metadata is
+// matched in every list.
+const (
+	maxEnv      = 512 << 10
+	maxMetadata = 64 << 10
+)
+
+// Create starts a sandbox and returns it once it answers. When it fails, or
+// ctx ends first, nothing is left but a record that says why.
+func (f *Fleet) Create(ctx context.Context, req soulbox.CreateRequest) (*soulbox.Sandbox, error) {
+	if err := f.begin(); err != nil {
+		return nil, err
+	}
+	defer f.wg.Done()
+
+	team, err := f.opts.Store.Team(ctx, req.Team)
+	if err != nil {
+		return nil, fmt.Errorf("create sandbox: %w", err)
+	}
+	tpl, err := f.resolve(ctx, team, req.Template)
+	if err != nil {
+		return nil, fmt.Errorf("create sandbox: %w", err)
+	}
+	if err := validate(team, tpl, req); err != nil {
+		return nil, fmt.Errorf("create sandbox: %w", err)
+	}
+	f.opts.Faults.Reach("create/validated")
+
+	if err := f.reserve(team); err != nil {
+		return nil, fmt.Errorf("create sandbox: %w", err)
+	}
+	created := now()
+	sb := f.lend(&soulbox.Sandbox{
+		ID:        soulbox.NewSandboxID(),
+		Team:      team.ID,
+		Template:  tpl.ID,
+		Alias:     tpl.Name,
+		Node:      f.opts.Node.ID(),
+		State:     soulbox.Starting,
+		CreatedAt: created,
+		ExpiresAt: created.Add(req.Timeout),
+		Size:      tpl.Size,
+		Network:   req.Network,
+		Secure:    req.Secure,
+		Env:       maps.Clone(req.Env),
+		Metadata:  maps.Clone(req.Metadata),
+	})
+	work, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	e := newEntry(sb)
+	if err := f.recordStarting(ctx, e, giveUp); err != nil {
+		f.release(team.ID)
+		return nil, fmt.Errorf("create sandbox: %w", err)
+	}
+	f.opts.Faults.Reach("create/recorded")
+
+	running, err := f.bringUp(ctx, work, e, tpl, req.Timeout)
+	if err != nil {
+		return nil, fmt.Errorf("create sandbox %s: %w", sb.ID, err)
+	}
+	f.log.InfoContext(ctx, "sandbox started", "sandbox", running.ID, "team", running.Team, "template", running.Template,
+		"took", running.StartedAt.Sub(running.CreatedAt))
+	return running, nil
+}
+
+// recordStarting writes the first record of a sandbox. It is in the table
+// before, so that whoever sees the record can end it; giveUp is how.
+func (f *Fleet) recordStarting(ctx context.Context, e *entry, giveUp context.CancelCauseFunc) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	sb := e.sb.Load()
+	e.giveUp = giveUp
+	f.table.Store(sb.ID, e)
+	ctx, cancel := detached(ctx)
+	defer cancel()
+	if err := f.opts.Store.InsertSandbox(ctx, sb); err != nil {
+		f.table.Delete(sb.ID)
+		return err
+	}
+	select {
+	case <-f.stop: // Close may have looked for us before we were in the table
+		giveUp(errStopping())
+	default:
+	}
+	return nil
+}
+
+// bringUp takes a recorded sandbox from starting to running, or ends it. The
+// node works under work, which is ctx that others may end too.
+func (f *Fleet) bringUp(ctx, work context.Context, e *entry, tpl *soulbox.Template, timeout time.Duration) (*soulbox.Sandbox, error) {
+	err := f.opts.Node.Create(work, e.sb.Load(), tpl)
+	f.opts.Faults.Reach("create/started")
+
+	e.mu.Lock()
+	e.giveUp = nil
+	if over := e.sb.Load(); over.State != soulbox.Starting {
+		e.mu.Unlock()
+		// Whoever ended it left the destroying to us, because the node was
+		// still busy creating.
+		f.wg.Go(func() { f.teardown(ctx, e, undone) })
+		return nil, soulbox.Errorf(soulbox.Unavailable, "the sandbox was %v", *over.End)
+	}
+	if work.Err() != nil {
+		err = errors.Join(context.Cause(work), err)
+	}
+	if err != nil {
+		e.mu.Unlock()
+		f.end(ctx, e, undone, because(failure(work, err)))
+		return nil, err
+	}
+	running, err := f.recordRunning(ctx, e, timeout)
+	e.mu.Unlock()
+	if err != nil {
+		f.end(ctx, e, undone, because(soulbox.End{By: soulbox.ByServer, Reason: "the server could not write down that it runs"}))
+		return nil, err
+	}
+	f.opts.Faults.Reach("create/running")
+	return running, nil
+}
+
+// recordRunning moves the sandbox on, with e.mu held.
+func (f *Fleet) recordRunning(ctx context.Context, e *entry, timeout time.Duration) (*soulbox.Sandbox, error) {
+	sb := e.sb.Load().Clone()
+	sb.StartedAt = now()
+	sb.ExpiresAt = sb.StartedAt.Add(timeout)
+	if err := f.move(ctx, sb, soulbox.Running); err != nil {
+		return nil, err
+	}
+	e.sb.Store(sb)
+	f.schedule(e, sb.ExpiresAt)
+	return sb, nil
+}
+
+// failure says who ended a creation that came to nothing, and why.
+func failure(work context.Context, err error) soulbox.End {
+	switch {
+	case work.Err() == nil:
+		return soulbox.End{By: soulbox.ByServer, Reason: "it could not be started: " + soulbox.MessageOf(err)}
+	case soulbox.KindOf(context.Cause(work)) == soulbox.Unavailable:
+		return soulbox.End{By: soulbox.ByServer, Reason: "the server stopped while it was starting"}
+	default:
+		return soulbox.End{By: soulbox.ByClient, Reason: "whoever asked for it did not wait until it had started"}
+	}
+}
+
+// validate says what is wrong with a request, with the numbers.
+func validate(team *soulbox.Team, tpl *soulbox.Template, req soulbox.CreateRequest) error {
+	if req.Timeout <= 0 {
+		return soulbox.Errorf(soulbox.Invalid, "the timeout must be more than 0, not %v", req.Timeout)
+	}
+	if err := allowed(team, req.Timeout); err != nil {
+		return err
+	}
+	if tpl.Size.CPUs > team.Limits.CPUs {
+		return soulbox.Errorf(soulbox.Invalid, "template '%s' wants %d CPUs, and a sandbox of your team may have %d", tpl.Name, tpl.Size.CPUs, team.Limits.CPUs)
+	}
+	if tpl.Size.Memory > team.Limits.Memory {
+		return soulbox.Errorf(soulbox.Invalid, "template '%s' wants %d MiB of memory, and a sandbox of your team may have %d",
+			tpl.Name, tpl.Size.Memory/soulbox.MiB, team.Limits.Memory/soulbox.MiB)
+	}
+	if err := plain("environment", req.Env, maxEnv); err != nil {
+		return err
+	}
+	for name := range req.Env {
+		if name == "" || strings.Contains(name, "=") {
+			return soulbox.Errorf(soulbox.Invalid, "%.100q cannot be the name of an environment variable", name)
+		}
+	}
+	return plain("metadata", req.Metadata, maxMetadata)
+}
+
+// allowed checks a timeout against what a team may ask for.
+func allowed(team *soulbox.Team, d time.Duration) error {
+	if d > team.Limits.Timeout {
+		return soulbox.Errorf(soulbox.Invalid, "a timeout of %v is more than the %v that your team may ask for", d, team.Limits.Timeout)
+	}
+	return nil
+}
+
+// plain refuses what cannot be handed on as text: to a kernel, or to a
+// database.
+func plain(what string, m map[string]string, most int) error {
+	size := 0
+	for k, v := range m {
+		size += len(k) + len(v)
+		if strings.ContainsRune(k, 0) || strings.ContainsRune(v, 0) || !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return soulbox.Errorf(soulbox.Invalid, "the %s entry %.100q is not text: it holds a NUL byte or is not UTF-8", what, k)
+		}
+	}
+	if size > most {
+		return soulbox.Errorf(soulbox.TooLarge, "the %s has %d bytes, and may have %d", what, size, most)
+	}
+	return nil
+}
+
+// reserve takes one sandbox out of a team's quota.
+func (f *Fleet) reserve(team *soulbox.Team) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if n := f.live[team.ID]; n >= team.Limits.Sandboxes {
+		return soulbox.Errorf(soulbox.Exhausted, "your team has %d sandboxes running, and may have %d at the same time", n, team.Limits.Sandboxes)
+	}
+	f.live[team.ID]++
+	return nil
+}
+
+// release puts it back.
+func (f *Fleet) release(team soulbox.TeamID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.live[team]--; f.live[team] <= 0 {
+		delete(f.live, team)
+	}
+}

@@ -1,0 +1,320 @@
+// Package fleet decides where, and until when, each sandbox runs.
+//
+// # Records before side effects
+//
+// The store is the truth and is written first; the table in memory is a cache
+// of it that the proxy may ask on every request. Every state is recorded
+// before the node is told to act on it, so that after kill -9 [Fleet.Start]
+// can finish or undo whatever was half done:
+//
+//	starting   nobody got its id yet: destroyed, and ended by server
+//	running    adopted when the node has it; otherwise ended by whatever the
+//	           node tells of it
+//	ending     destroyed again, and ended
+//	no record  destroyed
+//
+// # Steps
+//
+// Tests can kill the process at these steps (see internal/fault): create/validated,
+// create/recorded, create/started (on the node), create/running (recorded);
+// and for each way to end, recorded and destroyed: kill/…, expire/…, exit/…
+// (the node told us), undo/… (of a creation), recover/… (at start).
+//
+// # Locks
+//
+//	entry.mu    orders the changes of one sandbox: look at its state, write
+//	            the record, show the result in memory. Held over the store,
+//	            and over the node only to change a network; never while a
+//	            sandbox is created or destroyed.
+//	  Fleet.mu  quotas and the queue of what is due; nothing slow happens
+//	            under it.
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/internal/fault"
+)
+
+// records is the part of the store that the fleet needs.
+type records interface {
+	Team(ctx context.Context, id soulbox.TeamID) (*soulbox.Team, error)
+	TeamBySlug(ctx context.Context, slug string) (*soulbox.Team, error)
+	Template(ctx context.Context, id soulbox.TemplateID) (*soulbox.Template, error)
+	TemplateByName(ctx context.Context, team soulbox.TeamID, name string) (*soulbox.Template, error)
+
+	InsertSandbox(ctx context.Context, sb *soulbox.Sandbox) error
+	MoveSandbox(ctx context.Context, sb *soulbox.Sandbox, from soulbox.State) error
+	SetSandboxExpiry(ctx context.Context, id soulbox.SandboxID, at time.Time) error
+	SetSandboxNetwork(ctx context.Context, id soulbox.SandboxID, n soulbox.Network) error
+	Sandbox(ctx context.Context, id soulbox.SandboxID) (*soulbox.Sandbox, error)
+	Sandboxes(ctx context.Context, f soulbox.SandboxFilter) (soulbox.SandboxPage, error)
+	UnendedSandboxes(ctx context.Context, since time.Time) ([]*soulbox.Sandbox, error)
+	SandboxesEndedBefore(ctx context.Context, t time.Time, limit int) ([]soulbox.SandboxID, error)
+	DeleteSandbox(ctx context.Context, id soulbox.SandboxID) error
+}
+
+// node is the part of a machine that the fleet needs. All methods are safe
+// for concurrent use; sandboxes handed to it must not be changed.
+type node interface {
+	ID() soulbox.NodeID
+
+	// Create returns when the sandbox answers. When it fails, Destroy is
+	// called for what may be left.
+	Create(ctx context.Context, sb *soulbox.Sandbox, tpl *soulbox.Template) error
+
+	// Destroy returns when the sandbox can no longer run or answer. What is
+	// left of it may be removed behind; until that is done, Sandboxes lists
+	// it. An unknown sandbox succeeds.
+	Destroy(ctx context.Context, id soulbox.SandboxID) error
+
+	// Sandboxes lists everything that runs or left something.
+	Sandboxes() []soulbox.SandboxID
+
+	// Exits tells of sandboxes that ended without Destroy. Those that the
+	// node found dead when it started wait there already.
+	Exits() <-chan soulbox.Exit
+
+	SetNetwork(ctx context.Context, id soulbox.SandboxID, n soulbox.Network) error
+	Logs(ctx context.Context, id soulbox.SandboxID, q soulbox.LogQuery) ([]soulbox.LogEntry, error)
+
+	// Forget removes the logs of an ended sandbox. An unknown one succeeds.
+	Forget(ctx context.Context, id soulbox.SandboxID) error
+}
+
+// meter knows what sandboxes used.
+type meter interface {
+	Latest(id soulbox.SandboxID) (soulbox.Usage, bool)
+	Usage(ctx context.Context, id soulbox.SandboxID, from, to time.Time) ([]soulbox.Usage, error)
+}
+
+// Options is what a fleet is made of.
+type Options struct {
+	Log    *slog.Logger
+	Store  records
+	Node   node
+	Meter  meter             // nil: nobody measures, and usage is empty
+	Seed   soulbox.TokenSeed // of the access tokens of secure sandboxes
+	Faults *fault.Points     // nil: none
+
+	// Retention is how long ended sandboxes and their logs are remembered;
+	// zero is 30 days.
+	Retention time.Duration
+}
+
+// A Fleet creates, watches and ends sandboxes. All methods are safe for
+// concurrent use. Sandboxes it returns are shared: nobody may change them.
+//
+// Its goroutines, all ended by Close, which waits for them:
+//
+//	queue     ends what is due
+//	exits     ends what the node says is gone
+//	prune     deletes what ended a month ago
+//	confirm   once at start: tells the node the networks on record
+//	teardown  one for each sandbox that is ending
+type Fleet struct {
+	opts Options
+	log  *slog.Logger
+
+	table sync.Map      // soulbox.SandboxID → *entry
+	wake  chan struct{} // the head of the queue has changed
+	stop  chan struct{} // closed by Close
+
+	cancel context.CancelFunc // of the loops; set by Start
+	wg     sync.WaitGroup
+
+	mu    sync.Mutex
+	phase phase                  // +checklocks:mu
+	live  map[soulbox.TeamID]int // reserved by creations or live; +checklocks:mu
+	queue queue                  // +checklocks:mu
+	ended []*entry               // still in the table, in the order of their end; +checklocks:mu
+}
+
+// phase is where the fleet itself is in its life.
+type phase uint8
+
+const (
+	unopened phase = iota
+	opening
+	opened
+	closed
+)
+
+// An entry is a sandbox in memory: every one that is not ended, and those that
+// ended within the last [remember].
+type entry struct {
+	sb   atomic.Pointer[soulbox.Sandbox] // never changed, only replaced
+	gone chan struct{}                   // closed after the first attempt to destroy it
+	fail error                           // of that attempt; read after gone
+
+	at    time.Time // when it is due; guarded by Fleet.mu
+	index int       // in Fleet.queue, or -1; guarded by Fleet.mu
+
+	mu     sync.Mutex
+	giveUp context.CancelCauseFunc // ends the creation under way, or nil; +checklocks:mu
+}
+
+func newEntry(sb *soulbox.Sandbox) *entry {
+	e := &entry{gone: make(chan struct{}), index: -1}
+	e.sb.Store(sb)
+	return e
+}
+
+const (
+	remember       = time.Hour        // how long ended sandboxes stay in memory, so that the proxy can say what became of them
+	rememberMost   = 10_000           // of them, at less than 1 KiB each
+	recordTimeout  = 10 * time.Second // for one record, whoever waits for it
+	destroyTimeout = 30 * time.Second // for one attempt; Close waits that long at most
+	networkTimeout = 10 * time.Second
+	monthOfRecords = 30 * 24 * time.Hour
+)
+
+// New returns a fleet that refuses everything until Start.
+func New(opts Options) *Fleet {
+	if opts.Retention <= 0 {
+		opts.Retention = monthOfRecords
+	}
+	return &Fleet{
+		opts: opts,
+		log:  opts.Log,
+		wake: make(chan struct{}, 1),
+		stop: make(chan struct{}),
+		live: map[soulbox.TeamID]int{},
+	}
+}
+
+// Start brings records and node into agreement and begins to watch both. It
+// returns when every live sandbox is known again; what must be destroyed is
+// destroyed behind. It is called once.
+func (f *Fleet) Start(ctx context.Context) error {
+	if !f.advance(unopened, opening) {
+		return errors.New("start fleet: it was started or closed before")
+	}
+	adopted, err := f.reconcile(ctx)
+	if err != nil {
+		return fmt.Errorf("start fleet: %w", err)
+	}
+	loops, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.phase != opening {
+		cancel()
+		return errStopping()
+	}
+	f.phase, f.cancel = opened, cancel
+	f.wg.Go(func() { f.watchQueue(loops) })
+	f.wg.Go(func() { f.watchExits(loops) })
+	f.wg.Go(func() { f.prune(loops) })
+	f.wg.Go(func() { f.confirmNetworks(loops, adopted) })
+	return nil
+}
+
+func (f *Fleet) advance(from, to phase) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.phase != from {
+		return false
+	}
+	f.phase = to
+	return true
+}
+
+// Close stops watching and waits for what is under way: creations are undone,
+// attempts to destroy are finished. Sandboxes that run live on.
+func (f *Fleet) Close() error {
+	f.mu.Lock()
+	if f.phase == closed {
+		f.mu.Unlock()
+		return nil
+	}
+	f.phase = closed
+	close(f.stop)
+	if f.cancel != nil {
+		f.cancel()
+	}
+	f.mu.Unlock()
+
+	f.table.Range(func(_, v any) bool {
+		e := v.(*entry) //nolint:errcheck // the table holds nothing else
+		e.mu.Lock()
+		giveUp := e.giveUp
+		e.mu.Unlock()
+		if giveUp != nil {
+			giveUp(errStopping())
+		}
+		return true
+	})
+	f.wg.Wait()
+	return nil
+}
+
+func errStopping() error {
+	return soulbox.Errorf(soulbox.Unavailable, "the server is stopping; try again in a moment")
+}
+
+// begin lets an operation in that Close waits for. The caller calls f.wg.Done.
+func (f *Fleet) begin() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch f.phase {
+	case unopened, opening:
+		return soulbox.Errorf(soulbox.Unavailable, "the server is starting; try again in a moment")
+	case closed:
+		return errStopping()
+	default:
+		f.wg.Add(1)
+		return nil
+	}
+}
+
+// Find returns a sandbox from memory: one that is not ended, or ended within
+// the last hour. It takes no lock and does no I/O.
+func (f *Fleet) Find(id soulbox.SandboxID) (*soulbox.Sandbox, bool) {
+	e, ok := f.entry(id)
+	if !ok {
+		return nil, false
+	}
+	return e.sb.Load(), true
+}
+
+// All calls yield for every live sandbox, in no order, until it returns false.
+// It takes no lock and does no I/O.
+func (f *Fleet) All(yield func(*soulbox.Sandbox) bool) {
+	f.table.Range(func(_, v any) bool {
+		sb := v.(*entry).sb.Load() //nolint:errcheck // the table holds nothing else
+		return !sb.State.Live() || yield(sb)
+	})
+}
+
+func (f *Fleet) entry(id soulbox.SandboxID) (*entry, bool) {
+	v, ok := f.table.Load(id)
+	if !ok {
+		return nil, false
+	}
+	return v.(*entry), true //nolint:errcheck // the table holds nothing else
+}
+
+// lend gives sb the token that is never stored.
+func (f *Fleet) lend(sb *soulbox.Sandbox) *soulbox.Sandbox {
+	if sb.Secure {
+		sb.Token = f.opts.Seed.AgentToken(sb.ID)
+	}
+	return sb
+}
+
+// now is the time with the precision of the store, so that records and memory
+// never differ.
+func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }
+
+// detached returns a context for a record: its writing is not given up when
+// the request that caused it is.
+func detached(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+}

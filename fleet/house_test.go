@@ -1,0 +1,288 @@
+package fleet_test
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/fleet"
+	"github.com/soulbox/soulbox/store"
+	"github.com/soulbox/soulbox/store/sqlite"
+)
+
+// machine is a node whose sandboxes are entries of a map, and which fails as
+// told. It outlives the fleets that use it, as sandboxes outlive a server.
+type machine struct {
+	exits chan soulbox.Exit
+
+	mu       sync.Mutex
+	has      map[soulbox.SandboxID]*soulbox.Sandbox
+	networks map[soulbox.SandboxID]soulbox.Network
+	creates  int
+	forgot   []soulbox.SandboxID
+
+	// All may be nil. They run without mu.
+	onCreate  func(context.Context, *soulbox.Sandbox) error
+	onDestroy func(context.Context, soulbox.SandboxID) error
+	onNetwork func(soulbox.SandboxID) error
+}
+
+func newMachine() *machine {
+	return &machine{
+		exits:    make(chan soulbox.Exit, 16),
+		has:      map[soulbox.SandboxID]*soulbox.Sandbox{},
+		networks: map[soulbox.SandboxID]soulbox.Network{},
+	}
+}
+
+func (m *machine) ID() soulbox.NodeID { return "node1" }
+
+func (m *machine) Create(ctx context.Context, sb *soulbox.Sandbox, _ *soulbox.Template) error {
+	m.mu.Lock()
+	m.has[sb.ID] = sb
+	m.creates++
+	m.mu.Unlock()
+	if m.onCreate != nil {
+		return m.onCreate(ctx, sb)
+	}
+	return nil
+}
+
+func (m *machine) Destroy(ctx context.Context, id soulbox.SandboxID) error {
+	if m.onDestroy != nil {
+		if err := m.onDestroy(ctx, id); err != nil {
+			return err
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.has, id)
+	return nil
+}
+
+func (m *machine) Sandboxes() []soulbox.SandboxID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Sorted(maps.Keys(m.has))
+}
+
+func (m *machine) Exits() <-chan soulbox.Exit { return m.exits }
+
+func (m *machine) SetNetwork(_ context.Context, id soulbox.SandboxID, n soulbox.Network) error {
+	if m.onNetwork != nil {
+		if err := m.onNetwork(id); err != nil {
+			return err
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.networks[id] = n
+	return nil
+}
+
+func (m *machine) Logs(_ context.Context, id soulbox.SandboxID, _ soulbox.LogQuery) ([]soulbox.LogEntry, error) {
+	return []soulbox.LogEntry{{Message: "log of " + string(id)}}, nil
+}
+
+func (m *machine) Forget(_ context.Context, id soulbox.SandboxID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.forgot = append(m.forgot, id)
+	return nil
+}
+
+func (m *machine) forgotten() []soulbox.SandboxID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.forgot)
+}
+
+// die makes a sandbox end by itself.
+func (m *machine) die(id soulbox.SandboxID, by soulbox.Ender, reason string) {
+	m.mu.Lock()
+	delete(m.has, id)
+	m.mu.Unlock()
+	m.exits <- soulbox.Exit{ID: id, End: soulbox.End{At: time.Now().UTC().Truncate(time.Microsecond), By: by, Reason: reason}}
+}
+
+// tester is what a *testing.T and a *rapid.T have in common and we need.
+type tester interface {
+	Helper()
+	Error(args ...any)
+	Errorf(format string, args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
+// house is a fleet with everything that it needs.
+type house struct {
+	t     tester
+	store *store.Store
+	node  *machine
+	opts  fleet.Options
+	*fleet.Fleet
+}
+
+var (
+	seed = soulbox.TokenSeed{1, 2, 3}
+	base = soulbox.TemplateRef{Name: "base"}
+)
+
+// build returns a house with two teams, "us" and "them", and the template
+// "base". Its fleet has not started.
+func build(ctx context.Context, t tester, dir string) *house {
+	t.Helper()
+	s, err := sqlite.Open(ctx, filepath.Join(dir, "soulbox.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := &house{t: t, store: s, node: newMachine()}
+	for _, id := range []soulbox.TeamID{"us", "them"} {
+		err := s.InsertTeam(ctx, &soulbox.Team{ID: id, Slug: string(id) + "-slug", Limits: soulbox.Limits{
+			Sandboxes: 5, Timeout: time.Hour, Memory: soulbox.GiB, CPUs: 2,
+		}})
+		if err != nil && soulbox.KindOf(err) != soulbox.Conflict {
+			t.Fatal(err)
+		}
+	}
+	h.template("t0base", "", "base", false)
+	h.opts = fleet.Options{Log: slog.New(slog.DiscardHandler), Store: s, Node: h.node, Seed: seed}
+	h.Fleet = fleet.New(h.opts)
+	return h
+}
+
+// folder returns an empty folder in memory: what is flushed to a disk here is
+// of no use to anybody, and takes most of the time.
+func folder(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "soulbox-fleet-") //nolint:usetesting // see above
+	if errors.Is(err, fs.ErrNotExist) {
+		return t.TempDir()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// open returns a house whose fleet runs until the test ends.
+func open(t *testing.T) *house {
+	t.Helper()
+	h := build(t.Context(), t, folder(t))
+	t.Cleanup(func() { h.store.Close() })
+	t.Cleanup(func() { h.Close() })
+	h.start()
+	return h
+}
+
+func (h *house) start() {
+	h.t.Helper()
+	if err := h.Start(context.Background()); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// restart ends the fleet and starts another one on the same store and node.
+func (h *house) restart() {
+	h.t.Helper()
+	if err := h.Close(); err != nil {
+		h.t.Fatal(err)
+	}
+	h.Fleet = fleet.New(h.opts)
+	h.start()
+}
+
+func (h *house) template(id, team, name string, public bool) {
+	h.t.Helper()
+	err := h.store.PutTemplate(context.Background(), &soulbox.Template{
+		ID: soulbox.TemplateID(id), Team: soulbox.TeamID(team), Name: name, Public: public, Image: "00",
+		Size: soulbox.Size{CPUs: 2, Memory: 512 * soulbox.MiB, Disk: soulbox.GiB, PIDs: 100},
+	})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func request() soulbox.CreateRequest {
+	return soulbox.CreateRequest{Team: "us", Template: base, Timeout: 5 * time.Minute}
+}
+
+// create makes a sandbox that must come up.
+func (h *house) create() *soulbox.Sandbox {
+	h.t.Helper()
+	sb, err := h.Create(context.Background(), request())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return sb
+}
+
+// record returns what the store knows.
+func (h *house) record(id soulbox.SandboxID) *soulbox.Sandbox {
+	h.t.Helper()
+	sb, err := h.store.Sandbox(context.Background(), id)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return sb
+}
+
+// records returns all of a team's sandboxes, oldest first.
+func (h *house) records(team soulbox.TeamID) []*soulbox.Sandbox {
+	h.t.Helper()
+	page, err := h.store.Sandboxes(context.Background(), soulbox.SandboxFilter{
+		Team: team, Ascending: true,
+		States: []soulbox.State{soulbox.Starting, soulbox.Running, soulbox.Ending, soulbox.Ended},
+	})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return page.Sandboxes
+}
+
+// eventually waits until ok; what says for what.
+func eventually(t tester, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("after 10 s still not: %s", what)
+		}
+	}
+}
+
+// wantEnded waits until a sandbox is ended and gone, by whom and why it should.
+func (h *house) wantEnded(id soulbox.SandboxID, by soulbox.Ender, reason string) {
+	h.t.Helper()
+	eventually(h.t, "sandbox is ended", func() bool { return h.record(id).State == soulbox.Ended })
+	end := h.record(id).End
+	if end.By != by || end.Reason != reason || end.At.IsZero() {
+		h.t.Errorf("end is %+v, want by %s: %s", *end, by, reason)
+	}
+	if slices.Contains(h.node.Sandboxes(), id) {
+		h.t.Error("the node still has the sandbox")
+	}
+}
+
+func wantKind(t tester, what string, err error, want soulbox.Kind) {
+	t.Helper()
+	if err == nil || soulbox.KindOf(err) != want {
+		t.Errorf("%s: error %v of kind %d, want kind %d", what, err, soulbox.KindOf(err), want)
+	}
+}
+
+func wantMessage(t tester, what string, err error, want string) {
+	t.Helper()
+	if got := soulbox.MessageOf(err); got != want {
+		t.Errorf("%s: %q, want %q", what, got, want)
+	}
+}
