@@ -1,0 +1,120 @@
+// Package e2b is the REST surface that E2B's SDKs and CLI know: their paths,
+// their JSON, their defaults. It speaks both dialects of creating and
+// connecting, v1 (SDKs up to 2.50 and the CLI) and v2 (from 2.51 on).
+//
+// Wire types live and die here. What comes in becomes a noun in request.go,
+// what goes out is made of nouns in wire.go, and nothing else in the house
+// knows how E2B spells it.
+//
+// # What we cannot do
+//
+// An option that we know and cannot honour is refused with the reason, never
+// ignored: a program that asked for a firewall must not run without one. An
+// option that says what is the case anyway passes. Whole features that come
+// later have their rows in the table and say so (later.go).
+package e2b
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/api"
+)
+
+// fleet is what this room needs of the sandboxes' owner.
+type fleet interface {
+	Create(ctx context.Context, req soulbox.CreateRequest) (*soulbox.Sandbox, error)
+	Live(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID) (*soulbox.Sandbox, error)
+	List(ctx context.Context, filter soulbox.SandboxFilter) (soulbox.SandboxPage, error)
+	Kill(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, by soulbox.Ender, reason string) error
+	SetTimeout(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, d time.Duration) error
+	Extend(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, d time.Duration) (*soulbox.Sandbox, error)
+	SetNetwork(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, network soulbox.Network) error
+	Usage(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, from, to time.Time) ([]soulbox.Usage, error)
+	LatestUsage(ctx context.Context, team soulbox.TeamID, ids []soulbox.SandboxID) (map[soulbox.SandboxID]soulbox.Usage, error)
+	Logs(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, query soulbox.LogQuery) ([]soulbox.LogEntry, error)
+}
+
+// teams is what this room needs of whoever knows teams and their keys.
+type teams interface {
+	Team(ctx context.Context, id soulbox.TeamID) (*soulbox.Team, error)
+	CreateKey(ctx context.Context, team soulbox.TeamID, name string) (plain string, key *soulbox.Key, err error)
+	Keys(ctx context.Context, team soulbox.TeamID) ([]*soulbox.Key, error)
+	RenameKey(ctx context.Context, team soulbox.TeamID, id soulbox.KeyID, name string) error
+	RevokeKey(ctx context.Context, team soulbox.TeamID, id soulbox.KeyID) error
+}
+
+// templates is what this room needs of whoever keeps templates.
+type templates interface {
+	Templates(ctx context.Context, team soulbox.TeamID) ([]*soulbox.Template, error)
+	Template(ctx context.Context, team soulbox.TeamID, ref soulbox.TemplateRef) (*soulbox.Template, error)
+	Remove(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID) error
+}
+
+// Options are what the room can do without.
+type Options struct {
+	// Domain is where <port>-<sandbox>.<domain> leads to this server; clients
+	// build the hosts of sandboxes from it. Empty: they use their own.
+	Domain string
+}
+
+// room answers E2B's requests.
+type room struct {
+	fleet     fleet
+	teams     teams
+	templates templates
+	domain    string
+}
+
+// Routes returns the rows of E2B's control plane.
+func Routes(f fleet, t teams, tpl templates, o Options) []api.Route {
+	e := &room{fleet: f, teams: t, templates: tpl, domain: o.Domain}
+	const (
+		get    = http.MethodGet
+		post   = http.MethodPost
+		put    = http.MethodPut
+		patch  = http.MethodPatch
+		remove = http.MethodDelete
+	)
+	rows := []api.Route{
+		{Verb: get, Path: "/health", Permission: api.Anyone, Handle: e.health},
+
+		{Verb: post, Path: "/sandboxes", Permission: api.WriteSandboxes, Handle: e.createV1},
+		{Verb: post, Path: "/v2/sandboxes", Permission: api.WriteSandboxes, Handle: e.createV2},
+		{Verb: get, Path: "/sandboxes", Permission: api.ReadSandboxes, Handle: e.listV1},
+		{Verb: get, Path: "/v2/sandboxes", Permission: api.ReadSandboxes, Handle: e.listV2},
+		{Verb: get, Path: "/sandboxes/metrics", Permission: api.ReadSandboxes, Handle: e.latestMetrics},
+		{Verb: get, Path: "/sandboxes/{sandboxID}", Permission: api.ReadSandboxes, Handle: e.sandbox},
+		{Verb: remove, Path: "/sandboxes/{sandboxID}", Permission: api.WriteSandboxes, Handle: e.kill},
+		{Verb: post, Path: "/sandboxes/{sandboxID}/connect", Permission: api.WriteSandboxes, Handle: e.connectV1},
+		{Verb: post, Path: "/v2/sandboxes/{sandboxID}/connect", Permission: api.WriteSandboxes, Handle: e.connectV2},
+		{Verb: post, Path: "/sandboxes/{sandboxID}/timeout", Permission: api.WriteSandboxes, Handle: e.setTimeout},
+		{Verb: post, Path: "/sandboxes/{sandboxID}/refreshes", Permission: api.WriteSandboxes, Handle: e.refresh},
+		{Verb: put, Path: "/sandboxes/{sandboxID}/network", Permission: api.WriteSandboxes, Handle: e.setNetwork},
+		{Verb: get, Path: "/sandboxes/{sandboxID}/metrics", Permission: api.ReadSandboxes, Handle: e.metrics},
+		{Verb: get, Path: "/sandboxes/{sandboxID}/logs", Permission: api.ReadSandboxes, Handle: e.logsV1},
+		{Verb: get, Path: "/v2/sandboxes/{sandboxID}/logs", Permission: api.ReadSandboxes, Handle: e.logsV2},
+
+		{Verb: get, Path: "/teams", Permission: api.ReadTeam, Handle: e.listTeams},
+		{Verb: get, Path: "/api-keys", Permission: api.ReadTeam, Handle: e.listKeys},
+		{Verb: post, Path: "/api-keys", Permission: api.WriteTeam, Handle: e.createKey},
+		{Verb: patch, Path: "/api-keys/{keyID}", Permission: api.WriteTeam, Handle: e.renameKey},
+		{Verb: remove, Path: "/api-keys/{keyID}", Permission: api.WriteTeam, Handle: e.revokeKey},
+
+		{Verb: get, Path: "/templates", Permission: api.ReadTemplates, Handle: e.listTemplatesV1},
+		{Verb: get, Path: "/v2/templates", Permission: api.ReadTemplates, Handle: e.listTemplatesV2},
+		{Verb: get, Path: "/default-templates", Permission: api.ReadTemplates, Handle: e.listDefaultTemplates},
+		{Verb: get, Path: "/templates/{templateID}", Permission: api.ReadTemplates, Handle: e.template},
+		{Verb: remove, Path: "/templates/{templateID}", Permission: api.WriteTemplates, Handle: e.removeTemplate},
+		{Verb: get, Path: "/templates/aliases/{alias}", Permission: api.ReadTemplates, Handle: e.alias},
+	}
+	return append(rows, e.laterRoutes()...)
+}
+
+// health says that the server answers; probes ask without a key.
+func (e *room) health(w http.ResponseWriter, _ *http.Request, _ soulbox.Actor) error {
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}

@@ -1,0 +1,300 @@
+package e2b_test
+
+import (
+	"errors"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/api"
+	"github.com/soulbox/soulbox/api/e2b"
+)
+
+// TestAnswers asks every row of the table that works, and compares the answer
+// with the one on file, or none where there should be none.
+func TestAnswers(t *testing.T) {
+	const box = "/sandboxes/" + ourBox
+	tests := []struct {
+		name, verb, path, body string
+		code                   int
+		asked                  any // what reached the rooms behind; nil: not looked at
+	}{
+		{"health", "GET", "/health", "", 204, nil},
+		{"create-v1", "POST", "/sandboxes", `{"templateID":"base"}`, 201, soulbox.CreateRequest{
+			Team: "ours", Template: soulbox.TemplateRef{Name: "base"}, Timeout: 15 * time.Second, Network: soulbox.Network{Internet: true},
+		}},
+		{"create-v2", "POST", "/v2/sandboxes", `{"templateID":"base"}`, 201, soulbox.CreateRequest{
+			Team: "ours", Template: soulbox.TemplateRef{Name: "base"}, Timeout: 5 * time.Minute, Network: soulbox.Network{Internet: true}, Secure: true,
+		}},
+		{"list-v1", "GET", "/sandboxes", "", 200, soulbox.SandboxFilter{Team: "ours", States: []soulbox.State{soulbox.Running}}},
+		{"list-v2", "GET", "/v2/sandboxes", "", 200, soulbox.SandboxFilter{Team: "ours", States: []soulbox.State{soulbox.Running}, Limit: 100}},
+		{"detail", "GET", box, "", 200, nil},
+		{"detail-plain", "GET", "/sandboxes/" + plainBox, "", 200, nil},
+		{"detail-legacy-id", "GET", box + "-6532622b", "", 200, nil},
+		{"kill", "DELETE", box, "", 204, soulbox.ByClient},
+		{"connect-v1", "POST", box + "/connect", `{"timeout":60}`, 200, time.Minute},
+		{"connect-v2", "POST", "/v2" + box + "/connect", `{"timeout":60,"memory":true}`, 200, time.Minute},
+		{"connect-v2-empty", "POST", "/v2" + box + "/connect", ``, 200, 5 * time.Minute},
+		{"timeout", "POST", box + "/timeout", `{"timeout":0}`, 204, time.Duration(0)},
+		{"refresh", "POST", box + "/refreshes", `{"duration":3600}`, 204, time.Hour},
+		{"refresh-short", "POST", box + "/refreshes", `{"duration":3}`, 204, 15 * time.Second},
+		{"refresh-empty", "POST", box + "/refreshes", ``, 204, 15 * time.Second},
+		{"network-off", "PUT", box + "/network", `{"allow_internet_access":false}`, 204, soulbox.Network{}},
+		{"network-deny-all", "PUT", box + "/network", `{"denyOut":["0.0.0.0/0"]}`, 204, soulbox.Network{}},
+		{"network-reset", "PUT", box + "/network", `{}`, 204, soulbox.Network{Internet: true}},
+		{"metrics", "GET", box + "/metrics?start=1772600000&end=1772699999", "", 200, [2]time.Time{time.Unix(1772600000, 0).UTC(), time.Unix(1772699999, 0).UTC()}},
+		{"metrics-before", "GET", box + "/metrics?start=0&end=1", "", 200, nil},
+		{"metrics-batch", "GET", "/sandboxes/metrics?sandbox_ids=" + ourBox + ",iunknown", "", 200, []soulbox.SandboxID{ourBox, "iunknown"}},
+		{"logs-v1", "GET", box + "/logs?start=1772600000123&limit=99999", "", 200, soulbox.LogQuery{From: time.UnixMilli(1772600000123).UTC(), Limit: 1000}},
+		{"logs-v1-none", "GET", box + "/logs?limit=0", "", 200, soulbox.LogQuery{Limit: 1}},
+		{"logs-v2", "GET", "/v2" + box + "/logs", "", 200, soulbox.LogQuery{Backward: true, Limit: 1000}},
+		{"logs-v2-filter", "GET", "/v2" + box + "/logs?cursor=1772600000123&limit=1&direction=forward&level=warn&search=a%20b", "", 200, soulbox.LogQuery{From: time.UnixMilli(1772600000123).UTC(), Limit: 1, Level: "warn", Search: "a b"}},
+		{"teams", "GET", "/teams", "", 200, nil},
+		{"keys", "GET", "/api-keys", "", 200, nil},
+		{"key-created", "POST", "/api-keys", `{"name":" laptop "}`, 201, "laptop"},
+		{"key-renamed", "PATCH", "/api-keys/" + keyID, `{"name":"desk"}`, 200, "desk"},
+		{"key-revoked", "DELETE", "/api-keys/" + keyID, ``, 204, nil},
+		{"templates-v1", "GET", "/templates?teamID=ours", "", 200, nil},
+		{"templates-v2", "GET", "/v2/templates", "", 200, nil},
+		{"templates-default", "GET", "/default-templates", "", 200, nil},
+		{"template", "GET", "/templates/tpl2", "", 200, nil},
+		{"template-removed", "DELETE", "/templates/mine", "", 204, soulbox.TemplateID("tpl2")},
+		{"alias", "GET", "/templates/aliases/base", "", 200, nil},
+		{"alias-escaped", "GET", "/templates/aliases/our-team%2Fmine%3Adefault", "", 200, nil},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := &world{}
+			res := ask(newAPI(t, w, "box.example.test"), tt.verb, tt.path, tt.body)
+			if res.Code != tt.code {
+				t.Fatalf("%s %s: %d %s, want %d", tt.verb, tt.path, res.Code, res.Body, tt.code)
+			}
+			if diff := cmp.Diff(tt.asked, w.asked); tt.asked != nil && diff != "" {
+				t.Errorf("the rooms behind were asked (-want +got):\n%s", diff)
+			}
+			if tt.code == http.StatusNoContent || res.Body.Len() == 0 {
+				if res.Body.Len() > 0 || strings.HasPrefix(tt.name, "list") {
+					t.Errorf("body %q", res.Body)
+				}
+				return
+			}
+			golden(t, tt.name, res.Body.Bytes())
+		})
+	}
+
+	// Every row that is not a door for later was asked.
+	asked := map[string]bool{}
+	for _, tt := range tests {
+		asked[tt.verb+" "+patternOf(tt.path)] = true
+	}
+	for _, r := range e2b.Routes(nil, nil, nil, e2b.Options{}) {
+		if !isLater(r) && !asked[r.String()] {
+			t.Errorf("%s is not tested", r)
+		}
+	}
+}
+
+var ids = []struct {
+	re   *regexp.Regexp
+	with string
+}{
+	{regexp.MustCompile(`\?.*`), ""},
+	{regexp.MustCompile(`/sandboxes/i[^/]*`), "/sandboxes/{sandboxID}"},
+	{regexp.MustCompile(`/api-keys/[^/]+`), "/api-keys/{keyID}"},
+	{regexp.MustCompile(`/templates/(tpl2|mine)`), "/templates/{templateID}"},
+	{regexp.MustCompile(`/aliases/.*`), "/aliases/{alias}"},
+}
+
+// patternOf turns the path of a test into that of its row.
+func patternOf(path string) string {
+	for _, id := range ids {
+		path = id.re.ReplaceAllString(path, id.with)
+	}
+	return path
+}
+
+// isLater reports whether the row answers only that it cannot do this yet. A
+// room without anything behind it could do nothing else.
+func isLater(r api.Route) (later bool) {
+	defer func() { _ = recover() }()
+	req, _ := http.NewRequest(r.Verb, "http://x"+r.Path, http.NoBody)
+	req.SetPathValue("part", "tags")
+	err := r.Handle(nil, req, soulbox.Actor{Team: "ours"})
+	return err != nil && strings.Contains(err.Error(), "is not available in this version")
+}
+
+func TestLater(t *testing.T) {
+	n := 0
+	h := newAPI(t, &world{}, "")
+	for _, r := range e2b.Routes(nil, nil, nil, e2b.Options{}) {
+		if !isLater(r) {
+			continue
+		}
+		n++
+		path := strings.NewReplacer("{sandboxID}", ourBox, "{part}", "tags", "{", "", "}", "").Replace(r.Path)
+		wantFailure(t, ask(h, r.Verb, path, `{"memory":true}`), 400, "is not available in this version")
+		wantFailure(t, ask(h, r.Verb, path, "", "X-API-KEY", ""), 401, "API key")
+	}
+	if n < 25 {
+		t.Errorf("%d doors for later, want at least 25", n)
+	}
+	wantFailure(t, ask(h, "GET", "/templates/tpl1/nonsense", ""), 404, "there is no")
+}
+
+// TestForeign asks every row about somebody else's sandboxes and keys, and
+// without or with a wrong key.
+func TestForeign(t *testing.T) {
+	h := newAPI(t, &world{}, "")
+	bodies := map[string]string{
+		"POST /sandboxes/{sandboxID}/connect":    `{"timeout":60}`,
+		"POST /v2/sandboxes/{sandboxID}/connect": `{}`,
+		"POST /sandboxes/{sandboxID}/timeout":    `{"timeout":60}`,
+		"PUT /sandboxes/{sandboxID}/network":     `{}`,
+		"PATCH /api-keys/{keyID}":                `{"name":"x"}`,
+	}
+	n := 0
+	for _, r := range e2b.Routes(nil, nil, nil, e2b.Options{}) {
+		path := strings.NewReplacer("{sandboxID}", ourBox, "{keyID}", keyID, "{templateID}", "mine", "{alias}", "mine", "{", "", "}", "").Replace(r.Path)
+		if r.Permission != api.Anyone {
+			wantFailure(t, ask(h, r.Verb, path, bodies[r.String()], "X-API-KEY", "e2b_wrong"), 401, "not valid")
+			wantFailure(t, ask(h, r.Verb, path, bodies[r.String()], "X-API-KEY", ""), 401, "API key")
+		}
+		if !strings.Contains(r.Path, "{") || isLater(r) {
+			continue
+		}
+		n++
+		wantFailure(t, ask(h, r.Verb, path, bodies[r.String()], "X-API-KEY", theirKey), 404, "")
+	}
+	if n < 14 {
+		t.Errorf("%d rows tried with a foreign id, want at least 14", n)
+	}
+	for _, path := range []string{"/sandboxes", "/v2/sandboxes"} {
+		if res := ask(h, "GET", path, "", "X-API-KEY", theirKey); res.Code != 200 || strings.TrimSpace(res.Body.String()) != "[]" {
+			t.Errorf("GET %s of a team without sandboxes: %d %s, want 200 []", path, res.Code, res.Body)
+		}
+	}
+	wantFailure(t, ask(h, "DELETE", "/templates/base", ""), 403, "not your team's")
+	wantFailure(t, ask(h, "GET", "/templates/aliases/private", ""), 403, "another team's")
+	wantFailure(t, ask(h, "GET", "/templates?teamID=theirs", ""), 400, "another team")
+}
+
+// TestBadInput is what anybody might send to each row, and the sentence they get.
+func TestBadInput(t *testing.T) {
+	const box = "/sandboxes/" + ourBox
+	for _, tt := range []struct {
+		verb, path, body, msg string
+	}{
+		{"GET", "/sandboxes/UPPER", "", `"UPPER" is not the id of a sandbox`},
+		{"GET", "/sandboxes/a-b-c", "", "is not the id of a sandbox"},
+		{"GET", "/sandboxes/..%2f..%2fetc", "", "is not the id of a sandbox"},
+		{"GET", "/sandboxes/%00", "", "is not the id of a sandbox"},
+		{"GET", "/sandboxes/-x", "", "is not the id of a sandbox"},
+		{"DELETE", "/sandboxes/" + strings.Repeat("a", 5000), "", "is not the id of a sandbox"},
+		{"POST", "/sandboxes/A/connect", "{}", "is not the id"},
+		{"POST", "/sandboxes/A/timeout", "{}", "is not the id"},
+		{"POST", "/sandboxes/A/refreshes", "{}", "is not the id"},
+		{"PUT", "/sandboxes/A/network", "{}", "is not the id"},
+		{"GET", "/sandboxes/A/metrics", "", "is not the id"},
+		{"GET", "/sandboxes/A/logs", "", "is not the id"},
+		{"GET", "/v2/sandboxes/A/logs", "", "is not the id"},
+		{"GET", "/sandboxes/metrics?sandbox_ids=A", "", "is not the id"},
+
+		{"POST", box + "/connect", "", "timeout is needed"},
+		{"POST", box + "/connect", "{}", "timeout is needed"},
+		{"POST", box + "/connect", `{"timeout":-1}`, "timeout must not be negative"},
+		{"POST", box + "/connect", `{"timeout":60,"memory":false}`, "is not available in this version"},
+		{"POST", "/v2" + box + "/connect", `{"memory":false}`, "is not available in this version"},
+		{"POST", "/v2" + box + "/connect", `{"timeout":"60"}`, "timeout must be an integer"},
+		{"POST", "/v2" + box + "/connect", `[]`, "must be a JSON object"},
+		{"POST", box + "/timeout", "", "needs a body"},
+		{"POST", box + "/timeout", "{}", "timeout is needed"},
+		{"POST", box + "/timeout", `{"timeout":-5}`, "must not be negative"},
+		{"POST", box + "/timeout", `{"timeout":1e99}`, "timeout must be an integer"},
+		{"POST", box + "/refreshes", `{"duration":3601}`, "must not be longer than 3600 seconds"},
+		{"POST", box + "/refreshes", `{"duration":-1}`, "must not be negative"},
+		{"PUT", box + "/network", "", "needs a body"},
+		{"PUT", box + "/network", `{"denyOut":["10.0.0.0/8"]}`, "network.denyOut"},
+		{"PUT", box + "/network", `{"denyOut":"0.0.0.0/0"}`, "must be an array"},
+		{"PUT", box + "/network", `{"allow_internet_access":"no"}`, "allow_internet_access must be true or false"},
+
+		{"GET", "/v2/sandboxes?limit=0", "", "limit must be a whole number from 1 to 100"},
+		{"GET", "/v2/sandboxes?limit=101", "", "limit must be"},
+		{"GET", "/v2/sandboxes?limit=x", "", "limit must be"},
+		{"GET", "/v2/sandboxes?order=up", "", "order must be one of desc, asc"},
+		{"GET", "/v2/sandboxes?state=running,dead", "", "state must be running or paused"},
+		{"GET", "/v2/sandboxes?startedAfter=yesterday", "", "startedAfter must be a time"},
+		{"GET", "/v2/sandboxes?template=base:v1", "", "by the tag"},
+		{"GET", "/v2/sandboxes?template=a/b/c", "", "a name has 1 to 128"},
+		{"GET", "/v2/sandboxes?metadata=novalue", "", "must be pairs"},
+		{"GET", "/v2/sandboxes?metadata=a%3Db%3Dc", "", "must be pairs"},
+		{"GET", "/v2/sandboxes?metadata=%3Db", "", "must be pairs"},
+		{"GET", "/sandboxes?metadata=a%3D%25zz", "", "badly escaped"},
+		{"GET", "/sandboxes?metadata=a%3D1%26a%3D2", "", "there twice"},
+		{"GET", "/v2/sandboxes?a=%zz", "", "malformed"},
+
+		{"GET", "/sandboxes/metrics", "", "sandbox_ids is needed"},
+		{"GET", "/sandboxes/metrics?sandbox_ids=" + strings.Repeat("a,", 101), "", "must not be more than 100"},
+		{"GET", box + "/metrics?start=-1", "", "start must be a whole number"},
+		{"GET", box + "/metrics?end=99999999999999999999", "", "end must be a whole number"},
+		{"GET", box + "/metrics?start=5&end=4", "", "start must not be after end"},
+		{"GET", box + "/logs?start=x", "", "start must be"},
+		{"GET", box + "/logs?limit=-1", "", "limit must be"},
+		{"GET", "/v2" + box + "/logs?limit=1001", "", "limit must be"},
+		{"GET", "/v2" + box + "/logs?direction=up", "", "direction must be"},
+		{"GET", "/v2" + box + "/logs?level=fatal", "", "level must be"},
+		{"GET", "/v2" + box + "/logs?search=" + strings.Repeat("x", 257), "", "search must not be longer"},
+
+		{"POST", "/api-keys", "", "needs a body"},
+		{"POST", "/api-keys", `{"name":"  "}`, "name must have 1 to 128"},
+		{"POST", "/api-keys", `{"name":"` + strings.Repeat("n", 129) + `"}`, "name must have"},
+		{"POST", "/api-keys", `{"name":"a\u0000"}`, "name must have"},
+		{"PATCH", "/api-keys/" + keyID, `{}`, "name must have"},
+		{"PATCH", "/api-keys/1", `{"name":"x"}`, "is not the id of a key"},
+		{"DELETE", "/api-keys/not-a-uuid", "", "is not the id of a key"},
+
+		{"GET", "/templates/UP%20PER", "", "a name has 1 to 128"},
+		{"DELETE", "/templates/%00", "", "a name has 1 to 128"},
+		{"GET", "/templates/aliases/a%2Fb%2Fc", "", "a name has 1 to 128"},
+		{"GET", "/v2/templates?limit=0", "", "limit must be"},
+	} {
+		w := &world{}
+		res := ask(newAPI(t, w, ""), tt.verb, tt.path, tt.body)
+		t.Run(tt.verb+" "+clip(tt.path)+" "+clip(tt.body), func(t *testing.T) {
+			wantFailure(t, res, 400, tt.msg)
+			if w.asked != nil {
+				t.Errorf("the rooms behind were asked all the same: %v", w.asked)
+			}
+		})
+	}
+}
+
+func clip(s string) string { return s[:min(len(s), 60)] }
+
+// TestFleetErrors checks that what the rooms behind say reaches the client.
+func TestFleetErrors(t *testing.T) {
+	for code, err := range map[int]error{
+		400: soulbox.Errorf(soulbox.Invalid, "timeout must not be longer than 24h"),
+		404: soulbox.Errorf(soulbox.NotFound, "sandbox x ended at noon: its time was up"),
+		409: soulbox.Errorf(soulbox.Conflict, "sandbox x is ending"),
+		429: soulbox.Errorf(soulbox.Exhausted, "20 sandboxes run already"),
+		503: soulbox.Errorf(soulbox.Unavailable, "no node is free"),
+	} {
+		h := newAPI(t, &world{fail: err}, "")
+		wantFailure(t, ask(h, "POST", "/v2/sandboxes", `{"templateID":"base"}`), code, err.Error())
+		wantFailure(t, ask(h, "GET", "/sandboxes/"+ourBox, ""), code, err.Error())
+		wantFailure(t, ask(h, "GET", "/v2/sandboxes", ""), code, err.Error())
+		wantFailure(t, ask(h, "GET", "/sandboxes/metrics?sandbox_ids="+ourBox, ""), code, err.Error())
+	}
+	h := newAPI(t, &world{fail: errors.New("secret detail")}, "")
+	wantFailure(t, ask(h, "DELETE", "/sandboxes/"+ourBox, ""), 500, "internal error (request ")
+}
+
+func TestDomain(t *testing.T) {
+	res := ask(newAPI(t, &world{}, ""), "POST", "/v2/sandboxes", `{"templateID":"base"}`)
+	golden(t, "create-no-domain", res.Body.Bytes())
+}

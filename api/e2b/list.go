@@ -1,0 +1,100 @@
+package e2b
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+
+	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/api"
+)
+
+const (
+	nextToken    = "X-Next-Token"    // absent on the last page
+	totalRunning = "X-Total-Running" // only where running ones were asked for
+	maxPage      = 100
+)
+
+// listV1 is the old list: all that run, newest first, on one page.
+func (e *room) listV1(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
+	q := queryOf(r)
+	filter := soulbox.SandboxFilter{
+		Team:     who.Team,
+		States:   []soulbox.State{soulbox.Running},
+		Metadata: q.metadata("metadata"),
+	}
+	if q.err != nil {
+		return q.err
+	}
+	page, err := e.fleet.List(r.Context(), filter)
+	if err != nil {
+		return err
+	}
+	return api.Answer(w, http.StatusOK, listedAll(page.Sandboxes))
+}
+
+// listV2 is the list with filters and pages.
+func (e *room) listV2(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
+	q := queryOf(r)
+	filter := soulbox.SandboxFilter{
+		Team:         who.Team,
+		States:       []soulbox.State{soulbox.Running},
+		Metadata:     q.metadata("metadata"),
+		StartedAfter: q.moment("startedAfter"),
+		Ascending:    q.oneOf("order", "desc", "asc") == "asc",
+		Limit:        int(q.number("limit", maxPage, 1, maxPage)),
+		Cursor:       q.text("nextToken"),
+	}
+	states := q.list("state")
+	for _, s := range states {
+		if s != "running" && s != "paused" {
+			q.fail("state must be running or paused, not %.50q", s)
+		}
+	}
+	if q.err != nil {
+		return q.err
+	}
+	if len(states) > 0 && !slices.Contains(states, "running") {
+		return api.Answer(w, http.StatusOK, listedAll(nil)) // nothing is ever paused
+	}
+	if name := q.text("template"); name != "" {
+		id, err := e.templateFilter(r, who, name)
+		if err != nil {
+			return err
+		}
+		if id == "" {
+			w.Header().Set(totalRunning, "0")
+			return api.Answer(w, http.StatusOK, listedAll(nil))
+		}
+		filter.Template = id
+	}
+	page, err := e.fleet.List(r.Context(), filter)
+	if err != nil {
+		return err
+	}
+	w.Header().Set(totalRunning, strconv.Itoa(page.Total))
+	if page.Next != "" {
+		w.Header().Set(nextToken, page.Next)
+	}
+	return api.Answer(w, http.StatusOK, listedAll(page.Sandboxes))
+}
+
+// templateFilter returns the id of the template that name stands for, or
+// nothing if there is none to be seen: then no sandbox can be of it.
+func (e *room) templateFilter(r *http.Request, who soulbox.Actor, name string) (string, error) {
+	ref, err := soulbox.ParseTemplateRef(name)
+	if err != nil {
+		return "", err
+	}
+	if ref.Tag != "" {
+		return "", soulbox.Errorf(soulbox.Invalid, "template: sandboxes cannot be found by the tag %q of their template", ref.Tag)
+	}
+	t, err := e.templates.Template(r.Context(), who.Team, ref)
+	if k := soulbox.KindOf(err); k == soulbox.NotFound || k == soulbox.Forbidden {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return string(t.ID), nil
+}

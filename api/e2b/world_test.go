@@ -1,0 +1,288 @@
+package e2b_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/api"
+	"github.com/soulbox/soulbox/api/e2b"
+)
+
+var update = flag.Bool("update", false, "rewrite the files in testdata")
+
+const (
+	ourKey   = "e2b_1111111111111111111111111111111111111111"
+	theirKey = "e2b_2222222222222222222222222222222222222222"
+
+	ourBox   = "i0our0000000000000000"
+	plainBox = "i0plain00000000000000" // not secured, offline, without metadata
+	keyID    = "0b9f7c0e-6d5b-4a0e-9f55-0d6f3a1c2b3d"
+)
+
+var epoch = time.Date(2026, 3, 4, 5, 6, 7, 891234567, time.FixedZone("here", 2*60*60))
+
+// world stands for the rooms behind the API: one team with two sandboxes, a
+// template of its own and the house's. It remembers what it was asked.
+type world struct {
+	asked any
+	fail  error // what every call of the fleet returns, if set
+}
+
+func (w *world) Authenticate(_ context.Context, plain string) (soulbox.Actor, error) {
+	switch plain {
+	case ourKey:
+		return soulbox.Actor{Team: "ours", Key: keyID}, nil
+	case theirKey:
+		return soulbox.Actor{Team: "theirs", Key: "k2"}, nil
+	}
+	return soulbox.Actor{}, soulbox.Errorf(soulbox.Unauthenticated, "the API key is not valid")
+}
+
+func (w *world) boxes() []*soulbox.Sandbox {
+	size := soulbox.Size{CPUs: 2, Memory: 512 * soulbox.MiB, Disk: 10 * soulbox.GiB, PIDs: 1000}
+	return []*soulbox.Sandbox{
+		{
+			ID: ourBox, Team: "ours", Template: "tpl1", Alias: "base", State: soulbox.Running, CreatedAt: epoch,
+			StartedAt: epoch.Add(time.Second), ExpiresAt: epoch.Add(time.Hour), Size: size,
+			Network: soulbox.Network{Internet: true}, Secure: true, Token: "secret-token",
+			Metadata: map[string]string{"user": "ada", "app": "<b>&"},
+		},
+		{
+			ID: plainBox, Team: "ours", Template: "tpl1", Alias: "tpl1", State: soulbox.Starting, CreatedAt: epoch,
+			ExpiresAt: epoch.Add(time.Minute), Size: size, Token: "must not show",
+		},
+	}
+}
+
+func (w *world) find(team soulbox.TeamID, id soulbox.SandboxID) (*soulbox.Sandbox, error) {
+	if w.fail != nil {
+		return nil, w.fail
+	}
+	for _, s := range w.boxes() {
+		if s.Team == team && s.ID == id {
+			return s, nil
+		}
+	}
+	return nil, soulbox.Errorf(soulbox.NotFound, "sandbox %s does not exist", id)
+}
+
+func (w *world) Create(_ context.Context, req soulbox.CreateRequest) (*soulbox.Sandbox, error) {
+	w.asked = req
+	if w.fail != nil {
+		return nil, w.fail
+	}
+	s := w.boxes()[0]
+	s.Secure = req.Secure
+	return s, nil
+}
+
+func (w *world) Live(_ context.Context, team soulbox.TeamID, id soulbox.SandboxID) (*soulbox.Sandbox, error) {
+	return w.find(team, id)
+}
+
+func (w *world) List(_ context.Context, f soulbox.SandboxFilter) (soulbox.SandboxPage, error) {
+	w.asked = f
+	if w.fail != nil {
+		return soulbox.SandboxPage{}, w.fail
+	}
+	if f.Team != "ours" {
+		return soulbox.SandboxPage{}, nil
+	}
+	page := soulbox.SandboxPage{Sandboxes: w.boxes(), Total: 7}
+	if f.Limit == 2 {
+		page.Next = "more"
+	}
+	return page, nil
+}
+
+func (w *world) Kill(_ context.Context, team soulbox.TeamID, id soulbox.SandboxID, by soulbox.Ender, _ string) error {
+	_, err := w.find(team, id)
+	w.asked = by
+	return err
+}
+
+func (w *world) SetTimeout(_ context.Context, team soulbox.TeamID, id soulbox.SandboxID, d time.Duration) error {
+	_, err := w.find(team, id)
+	w.asked = d
+	return err
+}
+
+func (w *world) Extend(_ context.Context, team soulbox.TeamID, id soulbox.SandboxID, d time.Duration) (*soulbox.Sandbox, error) {
+	w.asked = d
+	return w.find(team, id)
+}
+
+func (w *world) SetNetwork(_ context.Context, team soulbox.TeamID, id soulbox.SandboxID, n soulbox.Network) error {
+	_, err := w.find(team, id)
+	w.asked = n
+	return err
+}
+
+func usage(at time.Time) soulbox.Usage {
+	return soulbox.Usage{At: at, CPUPercent: 150, CPUCount: 2, MemUsed: 1000, MemTotal: 2000, MemCache: 300, DiskUsed: 40, DiskTotal: 50}
+}
+
+func (w *world) Usage(_ context.Context, team soulbox.TeamID, id soulbox.SandboxID, from, to time.Time) ([]soulbox.Usage, error) {
+	w.asked = [2]time.Time{from, to}
+	if _, err := w.find(team, id); err != nil {
+		return nil, err
+	}
+	if !to.IsZero() && to.Before(epoch) {
+		return nil, nil
+	}
+	return []soulbox.Usage{usage(epoch), usage(epoch.Add(5 * time.Second))}, nil
+}
+
+func (w *world) LatestUsage(_ context.Context, team soulbox.TeamID, ids []soulbox.SandboxID) (map[soulbox.SandboxID]soulbox.Usage, error) {
+	w.asked = ids
+	out := map[soulbox.SandboxID]soulbox.Usage{}
+	for _, id := range ids {
+		if _, err := w.find(team, id); err == nil {
+			out[id] = usage(epoch)
+		}
+	}
+	return out, w.fail
+}
+
+func (w *world) Logs(_ context.Context, team soulbox.TeamID, id soulbox.SandboxID, q soulbox.LogQuery) ([]soulbox.LogEntry, error) {
+	w.asked = q
+	if _, err := w.find(team, id); err != nil {
+		return nil, err
+	}
+	return []soulbox.LogEntry{
+		{At: epoch, Level: "info", Message: "process started", Fields: map[string]string{"pid": "7", "logger": "process", "level": "forged", "message": "forged"}},
+		{At: epoch.Add(time.Second), Level: "verbose", Message: "\xffodd \"text\"\n"},
+	}, nil
+}
+
+func (w *world) Team(_ context.Context, id soulbox.TeamID) (*soulbox.Team, error) {
+	return &soulbox.Team{ID: id, Name: "Our team", Slug: "our-team"}, nil
+}
+
+func (w *world) Keys(context.Context, soulbox.TeamID) ([]*soulbox.Key, error) {
+	return []*soulbox.Key{
+		{ID: keyID, Team: "ours", Name: "first", Hash: "must not show", Suffix: "1111", CreatedAt: epoch, LastUsed: epoch.Add(time.Hour)},
+		{ID: "8f2a4c1b-1111-4222-8333-444455556666", Team: "ours", Name: "unused", Suffix: "abcd", CreatedAt: epoch},
+	}, nil
+}
+
+func (w *world) CreateKey(_ context.Context, team soulbox.TeamID, name string) (string, *soulbox.Key, error) {
+	w.asked = name
+	return "e2b_3333333333333333333333333333333333333333", &soulbox.Key{ID: keyID, Team: team, Name: name, Hash: "must not show", Suffix: "3333", CreatedAt: epoch}, nil
+}
+
+func (w *world) RenameKey(_ context.Context, team soulbox.TeamID, id soulbox.KeyID, name string) error {
+	w.asked = name
+	return w.key(team, id)
+}
+
+func (w *world) RevokeKey(_ context.Context, team soulbox.TeamID, id soulbox.KeyID) error {
+	return w.key(team, id)
+}
+
+func (w *world) key(team soulbox.TeamID, id soulbox.KeyID) error {
+	if team != "ours" || id != keyID {
+		return soulbox.Errorf(soulbox.NotFound, "there is no key %s", id)
+	}
+	return nil
+}
+
+func (w *world) Templates(_ context.Context, team soulbox.TeamID) ([]*soulbox.Template, error) {
+	size := soulbox.Size{CPUs: 2, Memory: 512 * soulbox.MiB, Disk: 10 * soulbox.GiB}
+	house := &soulbox.Template{ID: "tpl1", Name: "base", Public: true, Image: strings.Repeat("ab", 32), Size: size, Starts: 12, CreatedAt: epoch, UpdatedAt: epoch.Add(time.Hour)}
+	if team != "ours" {
+		return []*soulbox.Template{house}, nil
+	}
+	ours := &soulbox.Template{ID: "tpl2", Team: "ours", Name: "mine", Image: strings.Repeat("cd", 32), Size: size, CreatedAt: epoch, UpdatedAt: epoch}
+	return []*soulbox.Template{ours, house}, nil
+}
+
+func (w *world) Template(ctx context.Context, team soulbox.TeamID, ref soulbox.TemplateRef) (*soulbox.Template, error) {
+	if ref.Name == "private" {
+		return nil, soulbox.Errorf(soulbox.Forbidden, "template 'private' is another team's")
+	}
+	all, _ := w.Templates(ctx, team)
+	for _, t := range all {
+		if t.Name == ref.Name || string(t.ID) == ref.Name {
+			return t, nil
+		}
+	}
+	return nil, soulbox.Errorf(soulbox.NotFound, "template '%s' not found", ref.Name)
+}
+
+func (w *world) Remove(_ context.Context, team soulbox.TeamID, id soulbox.TemplateID) error {
+	w.asked = id
+	return nil
+}
+
+func newAPI(t testing.TB, w *world, domain string) http.Handler {
+	t.Helper()
+	a, err := api.New(slog.New(slog.DiscardHandler), w, e2b.Routes(w, w, w, e2b.Options{Domain: domain}), api.Options{})
+	if err != nil {
+		t.Fatalf("the route table is wrong: %v", err)
+	}
+	return a
+}
+
+// ask makes a request with our key. Pairs of header replace what it has.
+func ask(h http.Handler, verb, path, body string, header ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(verb, path, strings.NewReader(body))
+	r.Header.Set("X-API-KEY", ourKey)
+	r.Header.Set("Content-Type", "application/json")
+	for i := 0; i+1 < len(header); i += 2 {
+		r.Header.Set(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// golden compares an answer with testdata/name.json.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	var pretty bytes.Buffer
+	if err := json.Indent(&pretty, got, "", "  "); err != nil {
+		t.Fatalf("%s: %q is not JSON: %v", name, got, err)
+	}
+	file := filepath.Join("testdata", name+".json")
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, pretty.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), pretty.String()); diff != "" {
+		t.Errorf("answer differs from %s (-want +got):\n%s", file, diff)
+	}
+}
+
+// wantFailure checks an answer that is an error.
+func wantFailure(t *testing.T, w *httptest.ResponseRecorder, code int, msg string) {
+	t.Helper()
+	var f api.Failure
+	if err := json.Unmarshal(w.Body.Bytes(), &f); err != nil {
+		t.Fatalf("status %d, body %q: not an error body: %v", w.Code, w.Body, err)
+	}
+	if w.Code != code || f.Code != code || !strings.Contains(f.Message, msg) {
+		t.Errorf("answered %d with %+v, want %d in both and a message with %q", w.Code, f, code, msg)
+	}
+}

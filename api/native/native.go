@@ -1,0 +1,133 @@
+// Package native is the part of the control plane that E2B has no words for,
+// under /v1: sandboxes that have ended and why, importing templates, keys, and
+// the server itself. spec/native.yaml describes it for people and generators;
+// a test holds the two together.
+//
+// Names are in snake_case, times in RFC 3339, sizes in MiB.
+package native
+
+import (
+	"context"
+	"net/http"
+	"strconv"
+
+	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/api"
+)
+
+// fleet is what this room needs of the sandboxes' owner.
+type fleet interface {
+	Get(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID) (*soulbox.Sandbox, error)
+	List(ctx context.Context, filter soulbox.SandboxFilter) (soulbox.SandboxPage, error)
+}
+
+// keys is what this room needs of whoever knows a team's keys.
+type keys interface {
+	CreateKey(ctx context.Context, team soulbox.TeamID, name string) (plain string, key *soulbox.Key, err error)
+	Keys(ctx context.Context, team soulbox.TeamID) ([]*soulbox.Key, error)
+	RevokeKey(ctx context.Context, team soulbox.TeamID, id soulbox.KeyID) error
+}
+
+// templates is what this room needs of whoever keeps templates.
+type templates interface {
+	Templates(ctx context.Context, team soulbox.TeamID) ([]*soulbox.Template, error)
+	Template(ctx context.Context, team soulbox.TeamID, ref soulbox.TemplateRef) (*soulbox.Template, error)
+	// Import makes a template of source. It calls progress, possibly from
+	// several goroutines, and no more once it has returned.
+	Import(ctx context.Context, team soulbox.TeamID, name string, source soulbox.ImageSource, progress func(line string)) (*soulbox.Template, error)
+	Remove(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID) error
+}
+
+// Options are what the room can do without.
+type Options struct {
+	Version string // of this server, as GET /v1/version tells it; empty: "unknown"
+}
+
+// room answers the native requests.
+type room struct {
+	fleet     fleet
+	keys      keys
+	templates templates
+	version   string
+}
+
+// Routes returns the rows of the native control plane.
+func Routes(f fleet, k keys, t templates, o Options) []api.Route {
+	n := &room{fleet: f, keys: k, templates: t, version: o.Version}
+	if n.version == "" {
+		n.version = "unknown"
+	}
+	const (
+		get    = http.MethodGet
+		post   = http.MethodPost
+		remove = http.MethodDelete
+	)
+	return []api.Route{
+		{Verb: get, Path: "/v1/sandboxes", Permission: api.ReadSandboxes, Handle: n.listSandboxes},
+		{Verb: get, Path: "/v1/sandboxes/{sandbox}", Permission: api.ReadSandboxes, Handle: n.sandbox},
+
+		{Verb: get, Path: "/v1/templates", Permission: api.ReadTemplates, Handle: n.listTemplates},
+		{Verb: post, Path: "/v1/templates/import", Permission: api.WriteTemplates, Handle: n.importTemplate, Upload: true},
+		{Verb: remove, Path: "/v1/templates/{template}", Permission: api.WriteTemplates, Handle: n.removeTemplate},
+
+		{Verb: get, Path: "/v1/keys", Permission: api.ReadTeam, Handle: n.listKeys},
+		{Verb: post, Path: "/v1/keys", Permission: api.WriteTeam, Handle: n.createKey},
+		{Verb: remove, Path: "/v1/keys/{key}", Permission: api.WriteTeam, Handle: n.revokeKey},
+
+		{Verb: get, Path: "/v1/version", Permission: api.ReadTeam, Handle: n.tellVersion},
+	}
+}
+
+const (
+	defaultPage = 100
+	maxPage     = 1000
+)
+
+// listSandboxes lists the live ones, or with ?ended=true all that are
+// remembered, newest first.
+func (n *room) listSandboxes(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
+	query := r.URL.Query()
+	filter := soulbox.SandboxFilter{Team: who.Team, Limit: defaultPage, Cursor: query.Get("cursor")}
+	if s := query.Get("ended"); s != "" {
+		ended, err := strconv.ParseBool(s)
+		if err != nil {
+			return soulbox.Errorf(soulbox.Invalid, "ended must be true or false, not %.50q", s)
+		}
+		if ended {
+			filter.States = []soulbox.State{soulbox.Starting, soulbox.Running, soulbox.Ending, soulbox.Ended}
+		}
+	}
+	if s := query.Get("limit"); s != "" {
+		limit, err := strconv.Atoi(s)
+		if err != nil || limit < 1 || limit > maxPage {
+			return soulbox.Errorf(soulbox.Invalid, "limit must be a whole number from 1 to %d, not %.50q", maxPage, s)
+		}
+		filter.Limit = limit
+	}
+	page, err := n.fleet.List(r.Context(), filter)
+	if err != nil {
+		return err
+	}
+	out := sandboxList{Sandboxes: make([]sandboxAnswer, len(page.Sandboxes)), Next: page.Next, Total: page.Total}
+	for i, s := range page.Sandboxes {
+		out.Sandboxes[i] = sandboxOf(s)
+	}
+	return api.Answer(w, http.StatusOK, out)
+}
+
+// sandbox tells about one, also when it has ended.
+func (n *room) sandbox(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
+	id := soulbox.SandboxID(r.PathValue("sandbox"))
+	if !id.Valid() {
+		return soulbox.Errorf(soulbox.Invalid, "%.100q is not the id of a sandbox: those hold a-z and 0-9", string(id))
+	}
+	s, err := n.fleet.Get(r.Context(), who.Team, id)
+	if err != nil {
+		return err
+	}
+	return api.Answer(w, http.StatusOK, sandboxOf(s))
+}
+
+func (n *room) tellVersion(w http.ResponseWriter, _ *http.Request, _ soulbox.Actor) error {
+	return api.Answer(w, http.StatusOK, versionAnswer{Version: n.version})
+}

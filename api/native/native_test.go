@@ -1,0 +1,406 @@
+package native_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/api"
+	"github.com/soulbox/soulbox/api/native"
+)
+
+var update = flag.Bool("update", false, "rewrite the files in testdata")
+
+const keyID = "0b9f7c0e-6d5b-4a0e-9f55-0d6f3a1c2b3d"
+
+var epoch = time.Date(2026, 3, 4, 5, 6, 7, 891234567, time.FixedZone("here", 2*60*60))
+
+// world stands for the rooms behind the API and remembers what it was asked.
+type world struct {
+	asked   any
+	imports func(source soulbox.ImageSource, progress func(string)) error
+}
+
+func (w *world) Authenticate(_ context.Context, plain string) (soulbox.Actor, error) {
+	switch plain {
+	case "ours", "theirs":
+		return soulbox.Actor{Team: soulbox.TeamID(plain), Key: keyID}, nil
+	}
+	return soulbox.Actor{}, soulbox.Errorf(soulbox.Unauthenticated, "the API key is not valid")
+}
+
+func boxes() []*soulbox.Sandbox {
+	size := soulbox.Size{CPUs: 2, Memory: 512 * soulbox.MiB, Disk: 10 * soulbox.GiB, PIDs: 1000}
+	return []*soulbox.Sandbox{
+		{
+			ID: "ilive", Team: "ours", Template: "tpl1", Alias: "base", Node: "n1", State: soulbox.Running, CreatedAt: epoch,
+			StartedAt: epoch.Add(time.Second), ExpiresAt: epoch.Add(time.Hour), Size: size, Network: soulbox.Network{Internet: true},
+			Secure: true, Token: "must not show", Env: map[string]string{"SECRET": "must not show"}, Metadata: map[string]string{"user": "ada"},
+		},
+		{
+			ID: "idead", Team: "ours", Template: "tpl1", State: soulbox.Ended, CreatedAt: epoch, Size: size,
+			End: &soulbox.End{At: epoch.Add(time.Minute), By: soulbox.ByOOM, Reason: "It used more than its 512 MiB of memory."},
+		},
+	}
+}
+
+func (w *world) Get(_ context.Context, team soulbox.TeamID, id soulbox.SandboxID) (*soulbox.Sandbox, error) {
+	for _, s := range boxes() {
+		if s.Team == team && s.ID == id {
+			return s, nil
+		}
+	}
+	return nil, soulbox.Errorf(soulbox.NotFound, "sandbox %s does not exist", id)
+}
+
+func (w *world) List(_ context.Context, f soulbox.SandboxFilter) (soulbox.SandboxPage, error) {
+	w.asked = f
+	return soulbox.SandboxPage{Sandboxes: boxes(), Next: "more", Total: 12}, nil
+}
+
+func (w *world) Keys(context.Context, soulbox.TeamID) ([]*soulbox.Key, error) {
+	return []*soulbox.Key{
+		{ID: keyID, Name: "first", Hash: "must not show", Suffix: "1111", CreatedAt: epoch, LastUsed: epoch.Add(time.Hour)},
+		{ID: "k2", Name: "unused", Suffix: "abcd", CreatedAt: epoch},
+	}, nil
+}
+
+func (w *world) CreateKey(_ context.Context, team soulbox.TeamID, name string) (string, *soulbox.Key, error) {
+	w.asked = name
+	return "e2b_3333", &soulbox.Key{ID: keyID, Team: team, Name: name, Hash: "must not show", Suffix: "3333", CreatedAt: epoch}, nil
+}
+
+func (w *world) RevokeKey(_ context.Context, team soulbox.TeamID, id soulbox.KeyID) error {
+	if team != "ours" || id != keyID {
+		return soulbox.Errorf(soulbox.NotFound, "there is no key %s", id)
+	}
+	w.asked = id
+	return nil
+}
+
+func template() *soulbox.Template {
+	return &soulbox.Template{
+		ID: "tpl1", Name: "base", Public: true, Image: strings.Repeat("ab", 32), Source: "debian:bookworm", User: "user", Workdir: "/home/user",
+		Size: soulbox.Size{CPUs: 2, Memory: 512 * soulbox.MiB, Disk: 10 * soulbox.GiB}, Starts: 12, CreatedAt: epoch, UpdatedAt: epoch,
+	}
+}
+
+func (w *world) Templates(context.Context, soulbox.TeamID) ([]*soulbox.Template, error) {
+	return []*soulbox.Template{template()}, nil
+}
+
+func (w *world) Template(_ context.Context, team soulbox.TeamID, ref soulbox.TemplateRef) (*soulbox.Template, error) {
+	if team != "ours" || ref.Name != "base" && ref.Name != "tpl1" {
+		return nil, soulbox.Errorf(soulbox.NotFound, "template '%s' not found", ref.Name)
+	}
+	return template(), nil
+}
+
+func (w *world) Remove(_ context.Context, _ soulbox.TeamID, id soulbox.TemplateID) error {
+	w.asked = id
+	return nil
+}
+
+func (w *world) Import(_ context.Context, _ soulbox.TeamID, name string, source soulbox.ImageSource, progress func(string)) (*soulbox.Template, error) {
+	w.asked = name
+	if err := w.imports(source, progress); err != nil {
+		return nil, err
+	}
+	return template(), nil
+}
+
+func newAPI(t testing.TB, w *world) http.Handler {
+	t.Helper()
+	a, err := api.New(slog.New(slog.DiscardHandler), w, native.Routes(w, w, w, native.Options{Version: "v0.1.0"}), api.Options{})
+	if err != nil {
+		t.Fatalf("the route table is wrong: %v", err)
+	}
+	return a
+}
+
+func ask(h http.Handler, verb, path, body, key string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(verb, path, strings.NewReader(body))
+	r.Header.Set("X-API-KEY", key)
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	var pretty bytes.Buffer
+	if err := json.Indent(&pretty, got, "", "  "); err != nil {
+		t.Fatalf("%s: %q is not JSON: %v", name, got, err)
+	}
+	file := filepath.Join("testdata", name+".json")
+	if *update {
+		if err := os.MkdirAll("testdata", 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, pretty.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), pretty.String()); diff != "" {
+		t.Errorf("answer differs from %s (-want +got):\n%s", file, diff)
+	}
+}
+
+func wantFailure(t *testing.T, w *httptest.ResponseRecorder, code int, msg string) {
+	t.Helper()
+	var f api.Failure
+	if err := json.Unmarshal(w.Body.Bytes(), &f); err != nil {
+		t.Fatalf("status %d, body %q: not an error body: %v", w.Code, w.Body, err)
+	}
+	if w.Code != code || f.Code != code || !strings.Contains(f.Message, msg) {
+		t.Errorf("answered %d with %+v, want %d in both and a message with %q", w.Code, f, code, msg)
+	}
+}
+
+func TestAnswers(t *testing.T) {
+	all := []soulbox.State{soulbox.Starting, soulbox.Running, soulbox.Ending, soulbox.Ended}
+	for _, tt := range []struct {
+		name, verb, path, body string
+		code                   int
+		asked                  any
+	}{
+		{"sandboxes", "GET", "/v1/sandboxes", "", 200, soulbox.SandboxFilter{Team: "ours", Limit: 100}},
+		{"sandboxes", "GET", "/v1/sandboxes?ended=false", "", 200, soulbox.SandboxFilter{Team: "ours", Limit: 100}},
+		{"sandboxes", "GET", "/v1/sandboxes?ended=true&limit=5&cursor=c", "", 200, soulbox.SandboxFilter{Team: "ours", Limit: 5, Cursor: "c", States: all}},
+		{"sandbox", "GET", "/v1/sandboxes/ilive", "", 200, nil},
+		{"sandbox-ended", "GET", "/v1/sandboxes/idead", "", 200, nil},
+		{"templates", "GET", "/v1/templates", "", 200, nil},
+		{"", "DELETE", "/v1/templates/base", "", 204, soulbox.TemplateID("tpl1")},
+		{"keys", "GET", "/v1/keys", "", 200, nil},
+		{"key-created", "POST", "/v1/keys", `{"name":" laptop"}`, 201, "laptop"},
+		{"", "DELETE", "/v1/keys/" + keyID, "", 204, soulbox.KeyID(keyID)},
+		{"version", "GET", "/v1/version", "", 200, nil},
+	} {
+		t.Run(tt.verb+" "+tt.path, func(t *testing.T) {
+			w := &world{}
+			res := ask(newAPI(t, w), tt.verb, tt.path, tt.body, "ours")
+			if res.Code != tt.code {
+				t.Fatalf("%d %s, want %d", res.Code, res.Body, tt.code)
+			}
+			if diff := cmp.Diff(tt.asked, w.asked); diff != "" {
+				t.Errorf("the rooms behind were asked (-want +got):\n%s", diff)
+			}
+			if tt.name != "" {
+				golden(t, tt.name, res.Body.Bytes())
+			}
+		})
+	}
+}
+
+func TestRefused(t *testing.T) {
+	h := newAPI(t, &world{imports: func(soulbox.ImageSource, func(string)) error { return nil }})
+	for _, tt := range []struct {
+		verb, path, body, key string
+		code                  int
+		msg                   string
+	}{
+		{"GET", "/v1/sandboxes/ilive", "", "theirs", 404, "does not exist"},
+		{"GET", "/v1/sandboxes/UPPER", "", "ours", 400, "is not the id of a sandbox"},
+		{"GET", "/v1/sandboxes/%00", "", "ours", 400, "is not the id of a sandbox"},
+		{"GET", "/v1/sandboxes?ended=maybe", "", "ours", 400, "ended must be true or false"},
+		{"GET", "/v1/sandboxes?limit=0", "", "ours", 400, "limit must be"},
+		{"GET", "/v1/sandboxes?limit=1001", "", "ours", 400, "limit must be"},
+		{"DELETE", "/v1/templates/base", "", "theirs", 404, "not found"},
+		{"DELETE", "/v1/templates/a%2Fb%2Fc", "", "ours", 400, "a name has"},
+		{"POST", "/v1/keys", "", "ours", 400, "needs a body"},
+		{"POST", "/v1/keys", "{}", "ours", 400, "name must have"},
+		{"POST", "/v1/keys", `{"name":3}`, "ours", 400, "name must be a string"},
+		{"POST", "/v1/keys", `{"name":"` + strings.Repeat("x", 2<<20) + `"}`, "ours", 413, "too large"},
+		{"DELETE", "/v1/keys/1", "", "ours", 400, "is not the id of a key"},
+		{"DELETE", "/v1/keys/" + keyID, "", "theirs", 404, "there is no key"},
+		{"POST", "/v1/templates/import", "tar", "ours", 400, "a name has 1 to 128"},
+		{"POST", "/v1/templates/import?name=a/b", "tar", "ours", 400, "without namespace and tag"},
+		{"POST", "/v1/templates/import?name=a:b", "tar", "ours", 400, "without namespace and tag"},
+		{"POST", "/v1/templates/import?name=a", "", "ours", 400, "needs image=NAME or a tar"},
+		{"POST", "/v1/templates/import?name=a&image=debian", "tar", "ours", 400, "not both"},
+		{"POST", "/v1/templates/import?name=a&image=" + strings.Repeat("x", 513), "", "ours", 400, "image must not be longer"},
+		{"POST", "/v1/sandboxes", "", "ours", 405, "POST is not possible here"},
+		{"GET", "/v1/nothing", "", "ours", 404, "there is no"},
+	} {
+		t.Run(tt.verb+" "+tt.path[:min(len(tt.path), 60)], func(t *testing.T) {
+			wantFailure(t, ask(h, tt.verb, tt.path, tt.body, tt.key), tt.code, tt.msg)
+		})
+	}
+	for _, r := range native.Routes(nil, nil, nil, native.Options{}) {
+		path := strings.NewReplacer("{", "", "}", "").Replace(r.Path)
+		wantFailure(t, ask(h, r.Verb, path, "", "wrong"), 401, "not valid")
+		wantFailure(t, ask(h, r.Verb, path, "", ""), 401, "is needed")
+	}
+}
+
+func TestImport(t *testing.T) {
+	readAll := func(source soulbox.ImageSource, progress func(string)) error {
+		b, err := io.ReadAll(source.Tar)
+		if err == nil {
+			progress("read " + string(b))
+		}
+		return err
+	}
+	for _, tt := range []struct {
+		name, query, body string
+		imports           func(soulbox.ImageSource, func(string)) error
+		want              []string // the keys of the lines
+		last              string   // a part of the last line
+	}{
+		{"tar", "name=mine", "some tar", readAll, []string{"progress", "template"}, `"id":"tpl1"`},
+		{"image", "name=mine&image=debian:bookworm", "", func(s soulbox.ImageSource, progress func(string)) error {
+			if s.Tar != nil {
+				return errors.New("a tar as well")
+			}
+			progress("pull " + s.Ref)
+			progress("unpack")
+			return nil
+		}, []string{"progress", "progress", "template"}, `"name":"base"`},
+		{"fails at once", "name=mine", "x", func(soulbox.ImageSource, func(string)) error {
+			return soulbox.Errorf(soulbox.Conflict, "there is a template 'mine' already")
+		}, nil, "there is a template 'mine' already"},
+		{"fails later", "name=mine", "x", func(_ soulbox.ImageSource, progress func(string)) error {
+			progress("begin")
+			return soulbox.Errorf(soulbox.Invalid, "the tar holds a device")
+		}, []string{"progress", "error"}, `"code":400,"message":"the tar holds a device"`},
+		{"breaks later", "name=mine", "x", func(_ soulbox.ImageSource, progress func(string)) error {
+			progress("begin")
+			return errors.New("secret detail")
+		}, []string{"progress", "error"}, `"code":500,"message":"internal error"`},
+		{"no progress", "name=mine", "x", func(soulbox.ImageSource, func(string)) error { return nil }, []string{"template"}, `"id":"tpl1"`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			w := &world{imports: tt.imports}
+			res := ask(newAPI(t, w), "POST", "/v1/templates/import?"+tt.query, tt.body, "ours")
+			if w.asked != "mine" {
+				t.Errorf("imported as %v, want mine", w.asked)
+			}
+			if tt.want == nil {
+				wantFailure(t, res, 409, tt.last)
+				return
+			}
+			if ct := res.Header().Get("Content-Type"); res.Code != 200 || ct != "application/x-ndjson" {
+				t.Errorf("%d, %s, want 200, application/x-ndjson", res.Code, ct)
+			}
+			var got []string
+			last := ""
+			for last = range strings.Lines(res.Body.String()) {
+				var line map[string]json.RawMessage
+				if err := json.Unmarshal([]byte(last), &line); err != nil || len(line) != 1 {
+					t.Fatalf("line %q: %v, want an object with one key", last, err)
+				}
+				for k := range line {
+					got = append(got, k)
+				}
+			}
+			if !cmp.Equal(got, tt.want) || !strings.Contains(last, tt.last) {
+				t.Errorf("lines %v, the last %s, want %v, the last with %s", got, last, tt.want, tt.last)
+			}
+		})
+	}
+}
+
+// TestImportStreams sends a tar in two parts and the second only after the
+// progress of the first has come back, on a real connection.
+func TestImportStreams(t *testing.T) {
+	w := &world{imports: func(s soulbox.ImageSource, progress func(string)) error {
+		in := bufio.NewReader(s.Tar)
+		for range 2 {
+			line, err := in.ReadString('\n')
+			if err != nil {
+				return err
+			}
+			progress(line)
+		}
+		return nil
+	}}
+	s := httptest.NewServer(newAPI(t, w))
+	defer s.Close()
+	pr, pw := io.Pipe()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/v1/templates/import?name=mine", pr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("X-API-KEY", "ours")
+	first := make(chan error, 1)
+	go func() {
+		_, err := pw.Write([]byte("first\n"))
+		first <- err
+	}()
+	client := &http.Client{Timeout: 20 * time.Second}
+	res, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if err := <-first; err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(res.Body)
+	if line, err := in.ReadString('\n'); err != nil || line != `{"progress":"first\n"}`+"\n" {
+		t.Fatalf("first line %q, %v", line, err)
+	}
+	if _, err := pw.Write([]byte("second\n")); err != nil {
+		t.Fatal(err)
+	}
+	pw.Close()
+	rest, err := io.ReadAll(in)
+	if err != nil || !strings.HasPrefix(string(rest), `{"progress":"second\n"}`+"\n"+`{"template":{"id":"tpl1"`) {
+		t.Errorf("the rest %q, %v", rest, err)
+	}
+}
+
+// TestImportCutOff drops the connection half way through the tar: the import
+// must see an error, not the end of a tar.
+func TestImportCutOff(t *testing.T) {
+	got := make(chan error, 1)
+	w := &world{imports: func(s soulbox.ImageSource, progress func(string)) error {
+		progress("reading")
+		_, err := io.Copy(io.Discard, s.Tar)
+		got <- err
+		return err
+	}}
+	s := httptest.NewServer(newAPI(t, w))
+	defer s.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	pr, _ := io.Pipe()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL+"/v1/templates/import?name=mine", pr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("X-API-KEY", "ours")
+	client := &http.Client{Timeout: 20 * time.Second}
+	res, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	cancel()
+	select {
+	case err := <-got:
+		if soulbox.KindOf(err) != soulbox.Invalid {
+			t.Errorf("the import read %v, want an Invalid error", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the import still waits for the rest of the tar")
+	}
+}

@@ -1,0 +1,146 @@
+package native
+
+import (
+	"time"
+
+	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/api"
+)
+
+type sandboxList struct {
+	Sandboxes []sandboxAnswer `json:"sandboxes"`
+	Next      string          `json:"next,omitempty"` // the cursor of the next page
+	Total     int             `json:"total"`
+}
+
+type sandboxAnswer struct {
+	ID        string            `json:"id"`
+	Template  string            `json:"template"`
+	Alias     string            `json:"alias,omitempty"`
+	Node      string            `json:"node,omitempty"`
+	State     string            `json:"state"`
+	CreatedAt time.Time         `json:"created_at"`
+	StartedAt *time.Time        `json:"started_at,omitempty"`
+	ExpiresAt *time.Time        `json:"expires_at,omitempty"`
+	EndedAt   *time.Time        `json:"ended_at,omitempty"`
+	EndedBy   string            `json:"ended_by,omitempty"`
+	Reason    string            `json:"reason,omitempty"`
+	CPUs      int               `json:"cpus"`
+	MemoryMiB int64             `json:"memory_mib"`
+	DiskMiB   int64             `json:"disk_mib"`
+	PIDs      int               `json:"pids"`
+	Internet  bool              `json:"internet"`
+	Secure    bool              `json:"secure"`
+	Metadata  map[string]string `json:"metadata,omitempty"`
+}
+
+func sandboxOf(s *soulbox.Sandbox) sandboxAnswer {
+	a := sandboxAnswer{
+		ID:        string(s.ID),
+		Template:  string(s.Template),
+		Alias:     s.Alias,
+		Node:      string(s.Node),
+		State:     string(s.State),
+		CreatedAt: s.CreatedAt.UTC(),
+		StartedAt: moment(s.StartedAt),
+		ExpiresAt: moment(s.ExpiresAt),
+		CPUs:      s.Size.CPUs,
+		MemoryMiB: int64(s.Size.Memory / soulbox.MiB),
+		DiskMiB:   int64(s.Size.Disk / soulbox.MiB),
+		PIDs:      s.Size.PIDs,
+		Internet:  s.Network.Internet,
+		Secure:    s.Secure,
+		Metadata:  s.Metadata,
+	}
+	if s.End != nil {
+		a.EndedAt = moment(s.End.At)
+		a.EndedBy = string(s.End.By)
+		a.Reason = s.End.Reason
+	}
+	return a
+}
+
+// moment returns nil for a time that has not come.
+func moment(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
+}
+
+type templateList struct {
+	Templates []templateAnswer `json:"templates"`
+}
+
+type templateAnswer struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name"`
+	House     bool      `json:"house"` // the server's own, not the team's
+	Public    bool      `json:"public"`
+	Image     string    `json:"image"`
+	Source    string    `json:"source,omitempty"`
+	CPUs      int       `json:"cpus"`
+	MemoryMiB int64     `json:"memory_mib"`
+	DiskMiB   int64     `json:"disk_mib"`
+	User      string    `json:"user,omitempty"`
+	Workdir   string    `json:"workdir,omitempty"`
+	Starts    int64     `json:"starts"`
+	CreatedAt time.Time `json:"created_at"`
+	UpdatedAt time.Time `json:"updated_at"`
+}
+
+func templateOf(t *soulbox.Template) templateAnswer {
+	return templateAnswer{
+		ID:        string(t.ID),
+		Name:      t.Name,
+		House:     t.Team == "",
+		Public:    t.Public,
+		Image:     t.Image,
+		Source:    t.Source,
+		CPUs:      t.Size.CPUs,
+		MemoryMiB: int64(t.Size.Memory / soulbox.MiB),
+		DiskMiB:   int64(t.Size.Disk / soulbox.MiB),
+		User:      t.User,
+		Workdir:   t.Workdir,
+		Starts:    t.Starts,
+		CreatedAt: t.CreatedAt.UTC(),
+		UpdatedAt: t.UpdatedAt.UTC(),
+	}
+}
+
+// importLine is one line of the answer to an import: progress, and last either
+// a template or an error.
+type importLine struct {
+	Progress *string         `json:"progress,omitempty"`
+	Template *templateAnswer `json:"template,omitempty"`
+	Error    *api.Failure    `json:"error,omitempty"`
+}
+
+type keyList struct {
+	Keys []keyAnswer `json:"keys"`
+}
+
+type keyAnswer struct {
+	ID        string     `json:"id"`
+	Name      string     `json:"name"`
+	Suffix    string     `json:"suffix"`
+	CreatedAt time.Time  `json:"created_at"`
+	LastUsed  *time.Time `json:"last_used,omitempty"`
+	Key       string     `json:"key,omitempty"` // only when it is made
+}
+
+func keyOf(k *soulbox.Key, plain string) keyAnswer {
+	return keyAnswer{
+		ID:        string(k.ID),
+		Name:      k.Name,
+		Suffix:    k.Suffix,
+		CreatedAt: k.CreatedAt.UTC(),
+		LastUsed:  moment(k.LastUsed),
+		Key:       plain,
+	}
+}
+
+type versionAnswer struct {
+	Version string `json:"version"`
+}

@@ -1,0 +1,274 @@
+package client
+
+import (
+	"context"
+	"iter"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/soulbox/soulbox"
+)
+
+// listPage is how many sandboxes are asked for at a time.
+const listPage = 500
+
+// DefaultTemplate is what a sandbox is made of unless one says otherwise.
+const DefaultTemplate = "base"
+
+// Sandboxes starts, finds and ends sandboxes.
+type Sandboxes struct{ c *Client }
+
+// CreateOptions describe a new sandbox. The zero value is a sandbox of the
+// default template with the server's default lifetime and internet access.
+type CreateOptions struct {
+	// Template is a template's name or id. Empty: [DefaultTemplate].
+	Template string
+	// Timeout is how long the sandbox lives; it is sent in whole seconds. 0:
+	// the server's default, five minutes.
+	Timeout time.Duration
+	// Env is set for every program in the sandbox.
+	Env map[string]string
+	// Metadata is the caller's own, for finding the sandbox again.
+	Metadata map[string]string
+	// NoInternet closes the way out.
+	NoInternet bool
+}
+
+// An Info is what the server tells about a sandbox.
+type Info struct {
+	ID         string
+	TemplateID string
+	Template   string // the name it was made with; empty if it was an id
+	State      soulbox.State
+	StartedAt  time.Time
+	ExpiresAt  time.Time // when the server will end it
+	CPUs       int
+	Memory     soulbox.Bytes
+	Disk       soulbox.Bytes
+	Internet   bool
+	Metadata   map[string]string
+	End        *soulbox.End // nil while it lives
+}
+
+// ListOptions select sandboxes. The zero value selects the live ones.
+type ListOptions struct {
+	// Ended includes those that have ended, with how they did.
+	Ended bool
+	// Metadata selects those that have all of these.
+	Metadata map[string]string
+}
+
+// Create starts a sandbox and returns when programs can run in it.
+func (s *Sandboxes) Create(ctx context.Context, o CreateOptions) (*Sandbox, error) {
+	if o.Template == "" {
+		o.Template = DefaultTemplate
+	}
+	in := createWire{
+		TemplateID: o.Template,
+		Timeout:    seconds(o.Timeout),
+		EnvVars:    o.Env,
+		Metadata:   o.Metadata,
+	}
+	if o.NoInternet {
+		in.Internet = new(false)
+	}
+	var out sandboxWire
+	if err := s.c.call(ctx, http.MethodPost, "/v2/sandboxes", nil, in, &out); err != nil {
+		return nil, err
+	}
+	return s.c.handle(out), nil
+}
+
+// Connect returns a handle on a sandbox that runs already. It will live at
+// least for another timeout; 0 leaves its time alone.
+func (s *Sandboxes) Connect(ctx context.Context, id string, timeout time.Duration) (*Sandbox, error) {
+	path, err := sandboxPath("/sandboxes/", id, "")
+	if err != nil {
+		return nil, err
+	}
+	var out sandboxWire
+	if timeout == 0 {
+		err = s.c.call(ctx, http.MethodGet, path, nil, nil, &out)
+	} else {
+		in := timeoutWire{Timeout: seconds(timeout)}
+		err = s.c.call(ctx, http.MethodPost, "/v2"+path+"/connect", nil, in, &out)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.c.handle(out), nil
+}
+
+// Get tells about one sandbox, also if it has ended.
+func (s *Sandboxes) Get(ctx context.Context, id string) (*Info, error) {
+	path, err := sandboxPath("/v1/sandboxes/", id, "")
+	if err != nil {
+		return nil, err
+	}
+	var out infoWire
+	if err := s.c.call(ctx, http.MethodGet, path, nil, nil, &out); err != nil {
+		return nil, err
+	}
+	return out.info(), nil
+}
+
+// List returns the sandboxes that o selects, the newest first, and asks for
+// more pages as the loop goes on. The first error ends it.
+func (s *Sandboxes) List(ctx context.Context, o ListOptions) iter.Seq2[*Info, error] {
+	return func(yield func(*Info, error) bool) {
+		query := url.Values{"limit": {strconv.Itoa(listPage)}}
+		if o.Ended {
+			query.Set("ended", "true")
+		}
+		for {
+			var page listWire
+			if err := s.c.call(ctx, http.MethodGet, "/v1/sandboxes", query, nil, &page); err != nil {
+				yield(nil, err)
+				return
+			}
+			for _, w := range page.Sandboxes {
+				if o.selects(w.Metadata) && !yield(w.info(), nil) {
+					return
+				}
+			}
+			if page.Next == "" || page.Next == query.Get("cursor") {
+				return
+			}
+			query.Set("cursor", page.Next)
+		}
+	}
+}
+
+// selects reports whether a sandbox with this metadata is wanted. The server's
+// native list has no such filter, and E2B's none for those that have ended.
+func (o ListOptions) selects(metadata map[string]string) bool {
+	for k, v := range o.Metadata {
+		if got, ok := metadata[k]; !ok || got != v {
+			return false
+		}
+	}
+	return true
+}
+
+// SetTimeout makes a sandbox live for timeout from now, longer or shorter than
+// it would have.
+func (s *Sandboxes) SetTimeout(ctx context.Context, id string, timeout time.Duration) error {
+	path, err := sandboxPath("/sandboxes/", id, "/timeout")
+	if err != nil {
+		return err
+	}
+	err = s.c.call(ctx, http.MethodPost, path, nil, timeoutWire{Timeout: seconds(timeout)}, nil)
+	return err
+}
+
+// Kill ends a sandbox. One that does not exist, or no longer does, is a
+// NotFound error.
+func (s *Sandboxes) Kill(ctx context.Context, id string) error {
+	path, err := sandboxPath("/sandboxes/", id, "")
+	if err != nil {
+		return err
+	}
+	err = s.c.call(ctx, http.MethodDelete, path, nil, nil, nil)
+	return err
+}
+
+// sandboxPath puts an id into a path, after checking that it is one.
+func sandboxPath(before, id, after string) (string, error) {
+	if !soulbox.SandboxID(id).Valid() {
+		return "", soulbox.Errorf(soulbox.Invalid, "%.80q is not a sandbox id, which has only a-z and 0-9", id)
+	}
+	return before + id + after, nil
+}
+
+// seconds rounds up, so that a short timeout is not none at all.
+func seconds(d time.Duration) int {
+	return int((d + time.Second - 1) / time.Second)
+}
+
+type createWire struct {
+	TemplateID string            `json:"templateID"`
+	Timeout    int               `json:"timeout,omitempty"`
+	EnvVars    map[string]string `json:"envVars,omitempty"`
+	Metadata   map[string]string `json:"metadata,omitempty"`
+	Internet   *bool             `json:"allow_internet_access,omitempty"`
+}
+
+type timeoutWire struct {
+	Timeout int `json:"timeout"`
+}
+
+// sandboxWire is what create and connect answer.
+type sandboxWire struct {
+	SandboxID string `json:"sandboxID"`
+	Token     string `json:"envdAccessToken"`
+	Domain    string `json:"domain"`
+}
+
+// listWire is a page of the native list.
+type listWire struct {
+	Sandboxes []infoWire `json:"sandboxes"`
+	Next      string     `json:"next"`
+}
+
+// infoWire is a sandbox of the native API.
+type infoWire struct {
+	ID         string            `json:"id"`
+	TemplateID string            `json:"template"`
+	Alias      string            `json:"alias"`
+	State      soulbox.State     `json:"state"`
+	StartedAt  time.Time         `json:"started_at"`
+	ExpiresAt  time.Time         `json:"expires_at"`
+	CPUs       int               `json:"cpus"`
+	MemoryMiB  int64             `json:"memory_mib"`
+	DiskMiB    int64             `json:"disk_mib"`
+	Internet   bool              `json:"internet"`
+	Metadata   map[string]string `json:"metadata"`
+	EndedAt    *time.Time        `json:"ended_at"`
+	EndedBy    string            `json:"ended_by"`
+	Reason     string            `json:"reason"`
+}
+
+func (w infoWire) info() *Info {
+	i := &Info{
+		ID:         w.ID,
+		TemplateID: w.TemplateID,
+		Template:   w.Alias,
+		State:      w.State,
+		StartedAt:  w.StartedAt,
+		ExpiresAt:  w.ExpiresAt,
+		CPUs:       w.CPUs,
+		Memory:     soulbox.Bytes(w.MemoryMiB) * soulbox.MiB,
+		Disk:       soulbox.Bytes(w.DiskMiB) * soulbox.MiB,
+		Internet:   w.Internet,
+		Metadata:   w.Metadata,
+	}
+	if w.EndedAt != nil {
+		i.End = &soulbox.End{At: *w.EndedAt, By: soulbox.Ender(w.EndedBy), Reason: w.Reason}
+	}
+	return i
+}
+
+// handle turns the answer of create or connect into a handle.
+func (c *Client) handle(w sandboxWire) *Sandbox {
+	s := &Sandbox{ID: w.SandboxID, c: c, token: w.Token, domain: w.Domain}
+	if s.domain == "" {
+		s.domain = hostOf(c.data)
+	}
+	return s
+}
+
+func hostOf(base string) string {
+	u, err := url.Parse(base)
+	if err != nil {
+		return "" // New has parsed it before
+	}
+	if u.Port() == "" {
+		return u.Hostname()
+	}
+	return u.Hostname() + ":" + u.Port()
+}
+
+// unix writes a time as a query parameter.
+func unix(t time.Time) string { return strconv.FormatInt(t.Unix(), 10) }
