@@ -1,0 +1,82 @@
+package main
+
+import (
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/client"
+)
+
+func createCommand(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "create [flags]",
+		Short: "Start a sandbox and print its id",
+		Example: "  id=$(soulbox sandbox create --timeout 1h)\n" +
+			"  soulbox sandbox exec $id -- python3 --version",
+		Args: noArgs,
+	}
+	made := createFlags(cmd, true)
+	env := cmd.Flags().StringArrayP("env", "e", nil, "set a variable for every program, `NAME=VALUE`; may be repeated")
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		o, err := made.options()
+		if err != nil {
+			return err
+		}
+		if o.Env, err = pairs("env", *env); err != nil {
+			return err
+		}
+		api, err := c.client()
+		if err != nil {
+			return err
+		}
+		box, err := c.create(cmd.Context(), api, o)
+		if err != nil {
+			return err
+		}
+		if !*asJSON {
+			return c.print("%s", box.ID)
+		}
+		info, err := api.Sandboxes.Get(cmd.Context(), box.ID)
+		if err != nil {
+			return err
+		}
+		return c.json(newSandboxJSON(info))
+	}
+	return cmd
+}
+
+// created are the flags of what makes a sandbox.
+type created struct {
+	template   string
+	metadata   []string
+	noInternet bool
+	timeout    time.Duration
+}
+
+// createFlags adds them; a sandbox that lives as long as its command has no
+// timeout of its own.
+func createFlags(cmd *cobra.Command, timeout bool) *created {
+	m := &created{}
+	f := cmd.Flags()
+	f.StringVarP(&m.template, "template", "t", client.DefaultTemplate, "template to start")
+	f.StringArrayVarP(&m.metadata, "metadata", "m", nil, "note for finding the sandbox again, `NAME=VALUE`; may be repeated")
+	f.BoolVar(&m.noInternet, "no-internet", false, "close the way to the internet")
+	if timeout {
+		f.DurationVar(&m.timeout, "timeout", 0, "how long it lives (default the server's, five minutes)")
+	}
+	return m
+}
+
+func (m *created) options() (client.CreateOptions, error) {
+	notes, err := pairs("metadata", m.metadata)
+	if err != nil {
+		return client.CreateOptions{}, err
+	}
+	if m.timeout < 0 {
+		return client.CreateOptions{}, soulbox.Errorf(soulbox.Invalid, "--timeout %v is in the past", m.timeout)
+	}
+	return client.CreateOptions{Template: m.template, Timeout: m.timeout, Metadata: notes, NoInternet: m.noInternet}, nil
+}

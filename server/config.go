@@ -1,0 +1,167 @@
+package server
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"net"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"strings"
+
+	"github.com/soulbox/soulbox"
+)
+
+// Config is everything that an operator can say. The zero value of a field is
+// its default. The tags are the keys of the configuration file.
+type Config struct {
+	Listen   string `koanf:"listen"`   // where clients connect; 127.0.0.1:7070
+	Data     string `koanf:"data"`     // the data folder
+	Database string `koanf:"database"` // "sqlite", or a postgres:// URL
+	Metrics  string `koanf:"metrics"`  // where Prometheus connects; 127.0.0.1:7071, or "off"
+	Domain   string `koanf:"domain"`   // of sandbox URLs, <port>-<id>.<domain>; what clients are told
+	Base     string `koanf:"base"`     // OCI image of the base template; empty: Debian's packages
+	Cache    string `koanf:"cache"`    // for programs that this binary carries; /var/cache/soulbox
+	Network  string `koanf:"network"`  // IPv4 prefix of the sandboxes; empty: chosen
+	Resolver string `koanf:"resolver"` // DNS server of the sandboxes; empty: the host's
+
+	// MaxSandboxes and MaxHours are the limits of the default team.
+	MaxSandboxes int `koanf:"max_sandboxes"`
+	MaxHours     int `koanf:"max_hours"`
+
+	// MemoryMB, CPUs and DiskMB are the size of a sandbox, unless its
+	// template says otherwise.
+	MemoryMB int `koanf:"memory_mb"`
+	CPUs     int `koanf:"cpus"`
+	DiskMB   int `koanf:"disk_mb"`
+
+	// Version is what this program calls itself.
+	Version string `koanf:"-"`
+
+	// Fault names the step at which a test wants this process to die.
+	Fault string `koanf:"-"`
+}
+
+// Defaults.
+const (
+	DefaultListen  = "127.0.0.1:7070"
+	defaultMetrics = "127.0.0.1:7071"
+	defaultCache   = "/var/cache/soulbox"
+
+	defaultMaxSandboxes = 1000
+	defaultMaxHours     = 24
+	defaultMemoryMB     = 1024
+	defaultCPUs         = 2
+	defaultDiskMB       = 10 << 10
+
+	// sandboxPIDs bounds the host threads of one sandbox. An idle one has
+	// about 30; each process that runs at the same time adds one or two.
+	sandboxPIDs = 4096
+)
+
+// filled returns the configuration with its defaults, or what is wrong.
+func (c Config) filled() (Config, error) {
+	or := func(s *string, d string) {
+		if *s == "" {
+			*s = d
+		}
+	}
+	orInt := func(n *int, d int) {
+		if *n == 0 {
+			*n = d
+		}
+	}
+	or(&c.Listen, DefaultListen)
+	or(&c.Database, "sqlite")
+	or(&c.Metrics, defaultMetrics)
+	or(&c.Cache, defaultCache)
+	orInt(&c.MaxSandboxes, defaultMaxSandboxes)
+	orInt(&c.MaxHours, defaultMaxHours)
+	orInt(&c.MemoryMB, defaultMemoryMB)
+	orInt(&c.CPUs, defaultCPUs)
+	orInt(&c.DiskMB, defaultDiskMB)
+	if c.Data == "" {
+		return c, soulbox.Errorf(soulbox.Invalid, "the data folder is not set; name one with --data")
+	}
+	data, err := filepath.Abs(c.Data)
+	if err != nil {
+		return c, soulbox.Errorf(soulbox.Invalid, "data folder %q: %w", c.Data, err)
+	}
+	c.Data = data
+	return c, c.check()
+}
+
+func (c Config) check() error {
+	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		return soulbox.Errorf(soulbox.Invalid, "listen address %q: write HOST:PORT, such as %s", c.Listen, DefaultListen)
+	}
+	if _, _, err := net.SplitHostPort(c.Metrics); err != nil && c.Metrics != "off" {
+		return soulbox.Errorf(soulbox.Invalid, "metrics address %q: write HOST:PORT or off", c.Metrics)
+	}
+	if c.Database != "sqlite" {
+		if u, err := url.Parse(c.Database); err != nil || u.Scheme != "postgres" && u.Scheme != "postgresql" {
+			return soulbox.Errorf(soulbox.Invalid, "the database is sqlite or a URL that begins with postgres://")
+		}
+	}
+	if c.Network != "" {
+		if p, err := netip.ParsePrefix(c.Network); err != nil || !p.Addr().Is4() {
+			return soulbox.Errorf(soulbox.Invalid, "network %q: write an IPv4 prefix, such as 10.213.0.0/16", c.Network)
+		}
+	}
+	if c.Resolver != "" {
+		if a, err := netip.ParseAddr(c.Resolver); err != nil || !a.Is4() {
+			return soulbox.Errorf(soulbox.Invalid, "resolver %q: write an IPv4 address", c.Resolver)
+		}
+	}
+	for _, n := range []struct {
+		name             string
+		value, low, high int
+	}{
+		{"max_sandboxes", c.MaxSandboxes, 1, 10_000},
+		{"max_hours", c.MaxHours, 1, 24 * 365},
+		{"memory_mb", c.MemoryMB, 128, 1 << 20},
+		{"cpus", c.CPUs, 1, 1024},
+		{"disk_mb", c.DiskMB, 64, 1 << 30},
+	} {
+		if n.value < n.low || n.value > n.high {
+			return soulbox.Errorf(soulbox.Invalid, "%s is %d; it can be %d to %d", n.name, n.value, n.low, n.high)
+		}
+	}
+	return nil
+}
+
+// size is what a sandbox gets unless its template says otherwise.
+func (c Config) size() soulbox.Size {
+	return soulbox.Size{
+		CPUs:   c.CPUs,
+		Memory: soulbox.Bytes(c.MemoryMB) * soulbox.MiB,
+		Disk:   soulbox.Bytes(c.DiskMB) * soulbox.MiB,
+		PIDs:   sandboxPIDs,
+	}
+}
+
+// instance is a short name for this installation, which keeps its kernel
+// objects (cgroups, devices, rules) apart from another's on the same machine.
+// It follows from the data folder, so that a restart finds its own again.
+func (c Config) instance() string {
+	sum := sha256.Sum256([]byte(c.Data))
+	return "b" + hex.EncodeToString(sum[:])[:5]
+}
+
+// runDir holds the sentries' control sockets, which a reboot may empty.
+func (c Config) runDir() string { return filepath.Join("/run/soulbox", c.instance()) }
+
+// serverURL is where clients on this machine find the server.
+func serverURL(listen net.Addr) string {
+	host, port, err := net.SplitHostPort(listen.String())
+	if err != nil {
+		return ""
+	}
+	if ip, err := netip.ParseAddr(host); err == nil && (ip.IsUnspecified() || ip.IsLoopback()) {
+		host = "localhost"
+	}
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	return "http://" + host + ":" + port
+}

@@ -1,0 +1,37 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+
+	"github.com/soulbox/soulbox/internal/payload"
+	"github.com/soulbox/soulbox/node"
+	"github.com/soulbox/soulbox/node/driver/gvisor"
+)
+
+// Purge ends every sandbox of the data folder and removes everything that the
+// installation has in the kernel and in /run. Its data stays; the next start
+// finds a machine as after a reboot. No server may run on the folder.
+func Purge(ctx context.Context, log *slog.Logger, cfg Config) error {
+	cfg, err := cfg.filled()
+	if err != nil {
+		return err
+	}
+	// Opening the database makes sure that no server uses the folder.
+	db, err := openStore(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	sentry, err := payload.Unpack(payload.Sentry, cfg.Cache)
+	if err != nil {
+		return err
+	}
+	driver, err := gvisor.New(sentry, cfg.runDir(), nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(node.Purge(ctx, log, cfg.Data, cfg.instance(), driver), os.RemoveAll(cfg.runDir()))
+}
