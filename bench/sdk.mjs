@@ -1,0 +1,38 @@
+// What a program that uses E2B's published JavaScript SDK sees. Prints one JSON
+// object with arrays of milliseconds.
+import { Sandbox } from '../e2e/js/node_modules/e2b-2.51.0/dist/index.mjs'
+
+const rounds = Number(process.argv[2] ?? 20)
+const ms = async (f) => {
+  const began = performance.now()
+  const value = await f()
+  return [performance.now() - began, value]
+}
+
+const out = { create: [], first: [], kill: [], run: [], inside: [] }
+await (await Sandbox.create()).kill() // connections and code are warm after it
+for (let i = 0; i < rounds; i++) {
+  const began = performance.now()
+  const [created, sandbox] = await ms(() => Sandbox.create())
+  await sandbox.commands.run('true')
+  out.create.push(created)
+  out.first.push(performance.now() - began)
+  out.kill.push((await ms(() => sandbox.kill()))[0])
+}
+
+const sandbox = await Sandbox.create()
+for (let i = 0; i < 5 * rounds; i++) out.run.push((await ms(() => sandbox.commands.run('true')))[0])
+// The same command timed inside, by a program that starts it as the agent does.
+const timed = await sandbox.commands.run(`python3 - <<'PY'
+import json, os, time
+out = []
+for _ in range(${5 * rounds}):
+    began = time.monotonic()
+    pid = os.posix_spawn('/bin/bash', ['/bin/bash', '-l', '-c', 'true'], os.environ)
+    os.waitpid(pid, 0)
+    out.append((time.monotonic() - began) * 1000)
+print(json.dumps(out))
+PY`)
+out.inside = JSON.parse(timed.stdout)
+await sandbox.kill()
+console.log(JSON.stringify(out))
