@@ -19,6 +19,7 @@ var steps = []struct{ name, during string }{
 	{"node/leased", "create"},
 	{"node/recorded", "create"},
 	{"node/grouped", "create"},
+	{"sentry/named", "create"},
 	{"sentry/recorded", "create"},
 	{"sentry/booted", "create"},
 	{"sentry/saved", "create"},

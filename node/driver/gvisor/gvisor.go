@@ -56,7 +56,7 @@ type Driver struct {
 // where the user nobody can execute it, which is not below a private data
 // folder. runDir should be on a file system that a reboot empties and have a
 // short path, because a socket's path is limited to 108 bytes. faults may be
-// nil; its steps are sentry/recorded, sentry/booted, sentry/saved and
+// nil; its steps are sentry/named, sentry/recorded, sentry/booted, sentry/saved and
 // sentry/running.
 func New(sentry, runDir string, faults *fault.Points) (*Driver, error) {
 	if n := len(runDir); n > 60 {

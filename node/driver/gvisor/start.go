@@ -30,7 +30,7 @@ func (d *Driver) Start(ctx context.Context, spec driver.Spec) (_ driver.Instance
 	}
 	// The record comes before the side effect; it also is the lock on the id.
 	st := state{Addr: spec.Addr, Socket: filepath.Join(d.runDir, "runsc-"+string(spec.ID)+".sock")}
-	if err := st.create(spec.Dir); errors.Is(err, os.ErrExist) {
+	if err := st.create(spec.Dir, d.faults); errors.Is(err, os.ErrExist) {
 		return nil, soulbox.Errorf(soulbox.Conflict, "sandbox %s exists on this node", spec.ID)
 	} else if err != nil {
 		return nil, fmt.Errorf("record sandbox %s: %w", spec.ID, err)

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/internal/fault"
 	"github.com/soulbox/soulbox/node/driver"
 )
 
@@ -38,11 +39,12 @@ type state struct {
 }
 
 // create writes the first record of a sandbox, or returns os.ErrExist.
-func (s state) create(dir string) error {
+func (s state) create(dir string, faults *fault.Points) error {
 	f, err := os.OpenFile(filepath.Join(dir, stateFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
+	faults.Reach("sentry/named")
 	return errors.Join(json.NewEncoder(f).Encode(s), f.Close())
 }
 

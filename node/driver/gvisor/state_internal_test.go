@@ -202,10 +202,10 @@ func TestState(t *testing.T) {
 		t.Errorf("load of nothing: %v, want os.ErrNotExist", err)
 	}
 	first := state{Addr: "10.0.0.2", Socket: "/run/s"}
-	if err := first.create(dir); err != nil {
+	if err := first.create(dir, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := first.create(dir); !errors.Is(err, os.ErrExist) {
+	if err := first.create(dir, nil); !errors.Is(err, os.ErrExist) {
 		t.Errorf("create again: %v, want os.ErrExist", err)
 	}
 	second := state{PID: 7, Started: 1<<64 - 1, Addr: "10.0.0.2", Socket: "/run/s"}
