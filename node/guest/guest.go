@@ -145,6 +145,7 @@ func (a *Agent) Logs(ctx context.Context, after uint64, each func(Entry) error) 
 	defer res.Body.Close()
 	lines := bufio.NewScanner(res.Body)
 	lines.Buffer(make([]byte, 0, 1<<10), maxLine)
+	lines.Split(wholeLines)
 	for lines.Scan() {
 		e, err := parseEntry(lines.Bytes())
 		if err != nil {
@@ -158,6 +159,15 @@ func (a *Agent) Logs(ctx context.Context, after uint64, each func(Entry) error) 
 		return err
 	}
 	return io.ErrUnexpectedEOF
+}
+
+// wholeLines is bufio.ScanLines without the last one when its end is missing:
+// the connection broke off in the middle of it.
+func wholeLines(data []byte, _ bool) (advance int, token []byte, err error) {
+	if end := bytes.IndexByte(data, '\n'); end >= 0 {
+		return end + 1, data[:end], nil
+	}
+	return 0, nil, nil
 }
 
 func parseEntry(line []byte) (Entry, error) {

@@ -120,6 +120,11 @@ func (i *instance) Dial(ctx context.Context, port uint16) (net.Conn, error) {
 	if port != guest.Port {
 		return nil, fmt.Errorf("dial port %d: %w", port, syscall.ECONNREFUSED)
 	}
+	select {
+	case <-i.done: // the port may be anybody's by now
+		return nil, fmt.Errorf("dial port %d: %w", port, syscall.ECONNREFUSED)
+	default:
+	}
 	var d net.Dialer
 	return d.DialContext(ctx, "tcp4", i.addr)
 }
