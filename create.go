@@ -14,6 +14,8 @@ type CreateRequest struct {
 	Metadata map[string]string // the client's own, for finding it again
 	Secure   bool              // the agent wants an access token
 	Network  Network
+
+	Lifecycle Lifecycle
 }
 
 // An ImageSource says where the file system of a new template comes from:

@@ -13,55 +13,77 @@ import (
 // the names of cgroups and files.
 type SandboxID string
 
-const sandboxIDLen = 21
+const idLen = 21
 
-// sandboxIDForm is more lenient than NewSandboxID is: E2B's clients accept
+// idForm is more lenient than NewSandboxID is: E2B's clients accept
 // any id of this alphabet.
-var sandboxIDForm = regexp.MustCompile(`^[a-z0-9]{1,40}$`)
+var idForm = regexp.MustCompile(`^[a-z0-9]{1,40}$`)
 
 // NewSandboxID returns an id that nobody can guess (103 bits).
-func NewSandboxID() SandboxID {
+func NewSandboxID() SandboxID { return SandboxID(unguessable('i')) }
+
+// unguessable returns first and twenty random characters of [a-z0-9].
+func unguessable(first byte) string {
 	const alphabet = "0123456789abcdefghijklmnopqrstuvwxyz"
-	id := make([]byte, 0, sandboxIDLen)
-	id = append(id, 'i')
-	for buf := make([]byte, 32); len(id) < sandboxIDLen; {
+	id := make([]byte, 0, idLen)
+	id = append(id, first)
+	for buf := make([]byte, 32); len(id) < idLen; {
 		_, _ = rand.Read(buf) // never fails: crypto/rand ends the program instead
 		for _, b := range buf {
 			// 252 is the largest multiple of 36 in a byte; above it the
 			// first letters would come up more often.
-			if b < 252 && len(id) < sandboxIDLen {
+			if b < 252 && len(id) < idLen {
 				id = append(id, alphabet[b%36])
 			}
 		}
 	}
-	return SandboxID(id)
+	return string(id)
 }
 
 // Valid reports whether id could name a sandbox. Everything that takes an id
 // from outside checks it first, because ids become file and cgroup names.
-func (id SandboxID) Valid() bool { return sandboxIDForm.MatchString(string(id)) }
+func (id SandboxID) Valid() bool { return idForm.MatchString(string(id)) }
 
 // State is where a sandbox is in its life.
 type State string
 
-// The states of a sandbox. Paused comes with snapshots.
+// The states of a sandbox.
 const (
 	Starting State = "starting" // recorded, not yet usable
 	Running  State = "running"
-	Ending   State = "ending" // recorded as ended by somebody, not yet gone
-	Ended    State = "ended"  // terminal; the record stays for whoever asks why
+	Pausing  State = "pausing"  // being written down; does not run while that lasts
+	Paused   State = "paused"   // a snapshot on disk and nothing else
+	Resuming State = "resuming" // being made again from its snapshot
+	Ending   State = "ending"   // recorded as ended by somebody, not yet gone
+	Ended    State = "ended"    // terminal; the record stays for whoever asks why
 )
 
-// next lists the legal moves; anything else is a Conflict.
+// next lists the legal moves; anything else is a Conflict. A pause or a resume
+// that fails goes back to where it came from. A rollback goes from running to
+// resuming: it is a pause without the writing, and a resume from elsewhere.
 var next = map[State][]State{
 	Starting: {Running, Ending, Ended},
-	Running:  {Ending, Ended},
+	Running:  {Pausing, Resuming, Ending, Ended},
+	Pausing:  {Paused, Running, Ending, Ended},
+	Paused:   {Resuming, Ending, Ended},
+	Resuming: {Running, Paused, Ending, Ended},
 	Ending:   {Ended},
 	Ended:    {},
 }
 
-// Live reports whether the sandbox counts against quotas and shows in lists.
-func (s State) Live() bool { return s == Starting || s == Running }
+// Live reports whether the sandbox is its team's to use, and shows in lists.
+func (s State) Live() bool {
+	switch s {
+	case Starting, Running, Pausing, Paused, Resuming:
+		return true
+	default:
+		return false
+	}
+}
+
+// Active reports whether the sandbox has a share of the machine, which counts
+// against quotas. A paused one has none.
+func (s State) Active() bool { return s.Live() && s != Paused }
 
 // Ender says who or what ended a sandbox.
 type Ender string
@@ -123,6 +145,21 @@ type Network struct {
 	Internet bool
 }
 
+// A Lifecycle says what becomes of a sandbox when its time is up, and when
+// somebody calls it after that.
+type Lifecycle struct {
+	Pause     bool // it is paused when its time is up; else it ends
+	FilesOnly bool // that pause keeps its files and not its memory
+	Wake      bool // traffic to a port of it resumes it
+}
+
+// A Pause is what a sandbox that does not run comes back from.
+type Pause struct {
+	Snapshot SnapshotID
+	Memory   bool // its programs go on where they were; else it boots with its files
+	At       time.Time
+}
+
 // A Sandbox is one isolated machine that runs a team's code.
 type Sandbox struct {
 	ID       SandboxID
@@ -133,9 +170,13 @@ type Sandbox struct {
 
 	State     State
 	CreatedAt time.Time
-	StartedAt time.Time // zero while Starting
-	ExpiresAt time.Time // when the platform ends it
-	End       *End      // set once the state is Ending or Ended
+	StartedAt time.Time     // zero while Starting
+	ExpiresAt time.Time     // when the platform ends it
+	Timeout   time.Duration // as last asked for; a resume by traffic gives as much again
+	Lifecycle Lifecycle
+	Pause     *Pause     // set while Pausing, Paused or Resuming
+	From      SnapshotID // the last snapshot that was taken of it or that it was made of; the parent of the next
+	End       *End       // set once the state is Ending or Ended
 
 	Size     Size
 	Network  Network
@@ -165,6 +206,10 @@ func (s *Sandbox) Clone() *Sandbox {
 	if s.End != nil {
 		end := *s.End
 		c.End = &end
+	}
+	if s.Pause != nil {
+		pause := *s.Pause
+		c.Pause = &pause
 	}
 	return &c
 }

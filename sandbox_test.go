@@ -10,13 +10,26 @@ import (
 )
 
 func TestSandboxMove(t *testing.T) {
-	states := []soulbox.State{soulbox.Starting, soulbox.Running, soulbox.Ending, soulbox.Ended}
+	states := []soulbox.State{soulbox.Starting, soulbox.Running, soulbox.Pausing, soulbox.Paused, soulbox.Resuming, soulbox.Ending, soulbox.Ended}
 	legal := map[[2]soulbox.State]bool{
 		{soulbox.Starting, soulbox.Running}: true,
 		{soulbox.Starting, soulbox.Ending}:  true,
 		{soulbox.Starting, soulbox.Ended}:   true,
+		{soulbox.Running, soulbox.Pausing}:  true,
+		{soulbox.Running, soulbox.Resuming}: true, // a rollback
 		{soulbox.Running, soulbox.Ending}:   true,
 		{soulbox.Running, soulbox.Ended}:    true,
+		{soulbox.Pausing, soulbox.Paused}:   true,
+		{soulbox.Pausing, soulbox.Running}:  true, // it could not be written down
+		{soulbox.Pausing, soulbox.Ending}:   true,
+		{soulbox.Pausing, soulbox.Ended}:    true,
+		{soulbox.Paused, soulbox.Resuming}:  true,
+		{soulbox.Paused, soulbox.Ending}:    true,
+		{soulbox.Paused, soulbox.Ended}:     true,
+		{soulbox.Resuming, soulbox.Running}: true,
+		{soulbox.Resuming, soulbox.Paused}:  true, // it could not be made again
+		{soulbox.Resuming, soulbox.Ending}:  true,
+		{soulbox.Resuming, soulbox.Ended}:   true,
 		{soulbox.Ending, soulbox.Ended}:     true,
 	}
 	for _, from := range states {
@@ -40,11 +53,21 @@ func TestSandboxMove(t *testing.T) {
 }
 
 func TestStateLive(t *testing.T) {
-	for state, want := range map[soulbox.State]bool{
-		soulbox.Starting: true, soulbox.Running: true, soulbox.Ending: false, soulbox.Ended: false, "": false,
+	for _, tt := range []struct {
+		state        soulbox.State
+		live, active bool
+	}{
+		{soulbox.Starting, true, true},
+		{soulbox.Running, true, true},
+		{soulbox.Pausing, true, true},
+		{soulbox.Paused, true, false},
+		{soulbox.Resuming, true, true},
+		{soulbox.Ending, false, false},
+		{soulbox.Ended, false, false},
+		{"", false, false},
 	} {
-		if got := state.Live(); got != want {
-			t.Errorf("%q.Live() = %v, want %v", state, got, want)
+		if live, active := tt.state.Live(), tt.state.Active(); live != tt.live || active != tt.active {
+			t.Errorf("%q: live %v, active %v; want %v, %v", tt.state, live, active, tt.live, tt.active)
 		}
 	}
 }
@@ -52,14 +75,14 @@ func TestStateLive(t *testing.T) {
 func TestSandboxClone(t *testing.T) {
 	sb := &soulbox.Sandbox{
 		ID: "i1", Env: map[string]string{"A": "1"}, Metadata: map[string]string{"B": "2"},
-		End: &soulbox.End{By: soulbox.ByClient},
+		End: &soulbox.End{By: soulbox.ByClient}, Pause: &soulbox.Pause{Memory: true},
 	}
 	c := sb.Clone()
 	if diff := cmp.Diff(sb, c); diff != "" {
 		t.Errorf("Clone (-want +got):\n%s", diff)
 	}
-	c.Env["A"], c.Metadata["B"], c.End.By = "x", "x", soulbox.ByOOM
-	if sb.Env["A"] != "1" || sb.Metadata["B"] != "2" || sb.End.By != soulbox.ByClient {
+	c.Env["A"], c.Metadata["B"], c.End.By, c.Pause.Memory = "x", "x", soulbox.ByOOM, false
+	if !sb.Pause.Memory || sb.Env["A"] != "1" || sb.Metadata["B"] != "2" || sb.End.By != soulbox.ByClient {
 		t.Errorf("changing the clone changed the original: %+v", sb)
 	}
 }
