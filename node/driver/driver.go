@@ -14,6 +14,15 @@
 // closed when the runtime has ended, whoever ended it. Destroy may be called
 // at any time, any number of times, by a process that never saw the sandbox.
 //
+// # Saving and restoring
+//
+// A driver that is capable of it saves a running sandbox into a folder, as a
+// whole or its files only, and starts another from that folder: any number,
+// at any later time, with the same image below and the same size. What is in
+// the folder is the driver's affair; that it comes back unharmed is the
+// caller's. A restored sandbox still believes to be the one that was saved,
+// until somebody tells its agent otherwise.
+//
 // The suite in drivertest says all this in code; every driver passes it.
 package driver
 
@@ -31,9 +40,9 @@ type Driver interface {
 	// Capabilities tells what sandboxes of this driver can do.
 	Capabilities() Capabilities
 
-	// Start boots a sandbox and returns once its agent listens. An id that
-	// was started before and not destroyed is a Conflict. When Start fails
-	// or ctx ends, nothing is left behind.
+	// Start boots a sandbox, or restores one if the spec says so, and returns
+	// once its agent listens. An id that was started before and not destroyed
+	// is a Conflict. When Start fails or ctx ends, nothing is left behind.
 	Start(ctx context.Context, spec Spec) (Instance, error)
 
 	// Adopt returns a sandbox that an earlier process started in dir. It is
@@ -60,12 +69,26 @@ type Instance interface {
 
 	// DiskUsed returns how much the sandbox has written on top of its image.
 	DiskUsed() (soulbox.Bytes, error)
+
+	// Freeze stops every program of the sandbox where it is. Each Freeze needs
+	// one Thaw, and a Thaw without a Freeze may end the sandbox.
+	Freeze(ctx context.Context) error
+	Thaw(ctx context.Context) error
+
+	// Save writes the sandbox into the empty folder dir: its files, and with
+	// memory also its programs as they are. Programs stand still while it is
+	// written and go on after it, also when it fails; those of a frozen
+	// sandbox stay frozen. Nothing is synced to disk. When ctx ends first, the
+	// runtime may still write to the files for a while, and then goes on.
+	Save(ctx context.Context, dir string, memory bool) error
 }
 
 // Capabilities says what sandboxes of a driver can do. A new field is false
 // for every driver that does not know it.
 type Capabilities struct {
 	Isolation string // the honest name of the class: "gvisor", "runc", "fake"
+	Memory    bool   // sandboxes can be saved with their programs
+	Format    string // of what Save writes; only the same can be restored
 }
 
 // A Spec is everything a driver needs to start a sandbox.
@@ -78,6 +101,17 @@ type Spec struct {
 	Addr     string       // the sandbox's address in it
 	Hostname string
 	Cgroup   Cgroup // where the runtime's processes go; nil: leave them alone
+	Saved    *Saved // what the sandbox is restored from; nil: it boots
+}
+
+// Saved is a sandbox in a folder, as Save has written it.
+type Saved struct {
+	Dir    string
+	Memory bool // as it was given to Save
+
+	// Check is called before anything is read of the folder, as late as
+	// possible and beside what takes time; an error of it is that of Start.
+	Check func() error
 }
 
 // Cgroup takes in processes of a sandbox.

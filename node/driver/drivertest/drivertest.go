@@ -182,6 +182,95 @@ func Run(t *testing.T, h Harness) {
 		wantHealthy(t, inst)
 	})
 
+	t.Run("freeze", func(t *testing.T) {
+		_, inst := start(t, h.Open(t), "ii")
+		for _, step := range []func(context.Context) error{inst.Freeze, inst.Freeze, inst.Thaw, inst.Thaw} {
+			if err := step(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wantHealthy(t, inst)
+	})
+
+	for _, memory := range []bool{true, false} {
+		t.Run(fmt.Sprintf("save/memory=%v", memory), func(t *testing.T) {
+			d := h.Open(t)
+			if memory && !d.Capabilities().Memory {
+				return
+			}
+			_, inst := start(t, d, "ij1")
+			dir := t.TempDir()
+			if err := inst.Save(t.Context(), dir, memory); err != nil {
+				t.Fatalf("Save: %v", err)
+			}
+			wantHealthy(t, inst)
+			if err := inst.Save(t.Context(), dir, memory); err == nil {
+				t.Error("Save into a folder that is not empty succeeds")
+			}
+			wantHealthy(t, inst)
+
+			if err := inst.Freeze(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			frozen := t.TempDir()
+			if err := inst.Save(t.Context(), frozen, memory); err != nil {
+				t.Fatalf("Save of a frozen sandbox: %v", err)
+			}
+			if err := inst.Thaw(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			wantHealthy(t, inst)
+
+			for i, dir := range []string{dir, dir, frozen} {
+				spec := h.Spec(t, soulbox.SandboxID(fmt.Sprintf("ik%d", i)))
+				checked := 0
+				spec.Saved = &driver.Saved{Dir: dir, Memory: memory, Check: func() error { checked++; return nil }}
+				copied, err := d.Start(t.Context(), spec)
+				if err != nil {
+					t.Fatalf("restore: %v", err)
+				}
+				wantHealthy(t, copied)
+				if checked != 1 {
+					t.Errorf("Check was called %d times, want once", checked)
+				}
+				if err := d.Destroy(t.Context(), spec.ID, spec.Dir); err != nil {
+					t.Error(err)
+				}
+				wantEmpty(t, spec.Dir)
+			}
+			wantHealthy(t, inst)
+
+			for name, saved := range map[string]*driver.Saved{
+				"refused": {Dir: dir, Memory: memory, Check: func() error { return soulbox.Errorf(soulbox.Unavailable, "it is damaged") }},
+				"empty":   {Dir: t.TempDir(), Memory: memory, Check: func() error { return nil }},
+			} {
+				spec := h.Spec(t, "il")
+				spec.Saved = saved
+				_, err := d.Start(t.Context(), spec)
+				if err == nil || name == "refused" && soulbox.KindOf(err) != soulbox.Unavailable {
+					t.Errorf("%s: Start: %v, want an error that says so", name, err)
+				}
+				wantEmpty(t, spec.Dir)
+			}
+		})
+	}
+
+	t.Run("save_of_the_dead", func(t *testing.T) {
+		d := h.Open(t)
+		spec, inst := start(t, d, "im")
+		h.Crash(t, spec)
+		wantDone(t, inst)
+		for what, err := range map[string]error{
+			"Save":   inst.Save(t.Context(), t.TempDir(), true),
+			"Freeze": inst.Freeze(t.Context()),
+			"Thaw":   inst.Thaw(t.Context()),
+		} {
+			if err == nil {
+				t.Errorf("%s of a sandbox that has ended succeeds", what)
+			}
+		}
+	})
+
 	t.Run("many_at_once", func(t *testing.T) {
 		d := h.Open(t)
 		var wg sync.WaitGroup

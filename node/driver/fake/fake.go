@@ -4,6 +4,7 @@ package fake
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -41,10 +42,14 @@ func New(agent http.Handler) *Driver {
 func (d *Driver) Reopen() *Driver { return &Driver{agent: d.agent, world: d.world} }
 
 // Capabilities implements [driver.Driver].
-func (*Driver) Capabilities() driver.Capabilities { return driver.Capabilities{Isolation: "fake"} }
+func (*Driver) Capabilities() driver.Capabilities {
+	return driver.Capabilities{Isolation: "fake", Memory: true, Format: "fake"}
+}
 
-// marker is the only file that a fake sandbox has.
-const marker = "fake"
+const (
+	marker = "fake"  // the only file that a fake sandbox has
+	saved  = "saved" // the only file of one that was saved
+)
 
 // Start implements [driver.Driver]. An image that is not EROFS does not start.
 func (d *Driver) Start(ctx context.Context, spec driver.Spec) (driver.Instance, error) {
@@ -61,6 +66,14 @@ func (d *Driver) Start(ctx context.Context, spec driver.Spec) (driver.Instance, 
 	magic := make([]byte, 4)
 	if _, err := spec.Image.ReadAt(magic, 1024); err != nil || string(magic) != "\xe2\xe1\xf5\xe0" {
 		return nil, fmt.Errorf("start sandbox %s: %s is no EROFS image", spec.ID, spec.Image.Name())
+	}
+	if spec.Saved != nil {
+		if err := spec.Saved.Check(); err != nil {
+			return nil, err
+		}
+		if _, err := os.Stat(filepath.Join(spec.Saved.Dir, saved)); err != nil {
+			return nil, fmt.Errorf("restore sandbox %s: %w", spec.ID, err)
+		}
 	}
 	if err := os.WriteFile(filepath.Join(spec.Dir, marker), nil, 0o600); err != nil {
 		return nil, fmt.Errorf("start sandbox %s: %w", spec.ID, err)
@@ -127,6 +140,33 @@ func (i *instance) Dial(ctx context.Context, port uint16) (net.Conn, error) {
 	}
 	var d net.Dialer
 	return d.DialContext(ctx, "tcp4", i.addr)
+}
+
+// Freeze implements [driver.Instance]. Nothing of a fake sandbox runs.
+func (i *instance) Freeze(context.Context) error { return i.alive() }
+
+// Thaw implements [driver.Instance].
+func (i *instance) Thaw(context.Context) error { return i.alive() }
+
+// Save implements [driver.Instance].
+func (i *instance) Save(_ context.Context, dir string, _ bool) error {
+	if err := i.alive(); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, saved), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("save sandbox: %w", err)
+	}
+	return f.Close()
+}
+
+func (i *instance) alive() error {
+	select {
+	case <-i.done:
+		return errors.New("the sandbox has ended")
+	default:
+		return nil
+	}
 }
 
 func (i *instance) Done() <-chan struct{}          { return i.done }

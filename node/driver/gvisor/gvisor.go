@@ -35,6 +35,7 @@ import (
 	"gvisor.dev/gvisor/runsc/config"
 	"gvisor.dev/gvisor/runsc/flag"
 	"gvisor.dev/gvisor/runsc/specutils"
+	"gvisor.dev/gvisor/runsc/version"
 
 	"github.com/soulbox/soulbox/internal/fault"
 	"github.com/soulbox/soulbox/node/driver"
@@ -104,7 +105,7 @@ func openToAll(path string) error {
 
 // Capabilities implements [driver.Driver].
 func (*Driver) Capabilities() driver.Capabilities {
-	return driver.Capabilities{Isolation: "gvisor"}
+	return driver.Capabilities{Isolation: "gvisor", Memory: true, Format: "gvisor " + version.Version()}
 }
 
 // flags is the sentry's configuration; what is not here is gVisor's default.

@@ -59,7 +59,9 @@ func ociSpec(s driver.Spec) *specs.Spec {
 			{Destination: "/dev/shm", Type: "tmpfs", Source: "tmpfs", Options: []string{"mode=1777"}},
 		},
 		Annotations: map[string]string{
-			"dev.gvisor.spec.rootfs.source":  s.Image.Name(),
+			// The image is handed over open. Its name must not differ between
+			// the sandbox that was saved and the one that is restored.
+			"dev.gvisor.spec.rootfs.source":  "/image",
 			"dev.gvisor.spec.rootfs.type":    "erofs",
 			"dev.gvisor.spec.rootfs.overlay": "memory",
 		},

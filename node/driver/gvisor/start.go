@@ -62,7 +62,7 @@ func (d *Driver) Start(ctx context.Context, spec driver.Spec) (_ driver.Instance
 
 	conf := *d.conf
 	conf.PanicLog = filepath.Join(spec.Dir, panicFile)
-	sb, err := sandbox.New(&conf, &sandbox.Args{ // closes image and upper in any case
+	args := &sandbox.Args{
 		ID:                  string(spec.ID),
 		Spec:                oci,
 		BundleDir:           spec.Dir,
@@ -75,8 +75,22 @@ func (d *Driver) Start(ctx context.Context, spec driver.Spec) (_ driver.Instance
 		}},
 		MountHints: &boot.PodMountHints{},
 		Cgroup:     limits{cpus: spec.Size.CPUs, memory: uint64(spec.Size.Memory)},
-		PassFiles:  map[int]*os.File{readyFD: readyW},
-	})
+	}
+	saved := spec.Saved
+	awake := saved != nil && saved.Memory // its agent listens already
+	if !awake {
+		args.PassFiles = map[int]*os.File{readyFD: readyW}
+	}
+	if saved != nil && !saved.Memory {
+		// The sentry begins to read as soon as it is there.
+		if err := saved.Check(); err != nil {
+			upper.Close()
+			readyW.Close()
+			return nil, err
+		}
+		args.FSRestoreImagePath = saved.Dir
+	}
+	sb, err := sandbox.New(&conf, args) // closes image and upper in any case
 	image = nil
 	readyW.Close()
 	if err != nil {
@@ -98,7 +112,13 @@ func (d *Driver) Start(ctx context.Context, spec driver.Spec) (_ driver.Instance
 	// happens beside the start; stubs that are born meanwhile are moved after.
 	grouped := make(chan error, 1)
 	go func() { grouped <- join(spec.Cgroup, st.PID) }()
-	err = sb.StartRoot(&conf, oci)
+	if awake {
+		if err = saved.Check(); err == nil {
+			err = sb.Restore(&conf, oci, string(spec.ID), saved.Dir, false, false, nil)
+		}
+	} else {
+		err = sb.StartRoot(&conf, oci)
+	}
 	err = errors.Join(err, <-grouped)
 	if err == nil {
 		err = join(spec.Cgroup, children(st.PID)...)
@@ -107,6 +127,9 @@ func (d *Driver) Start(ctx context.Context, spec driver.Spec) (_ driver.Instance
 		return nil, fmt.Errorf("start sandbox %s: %w", spec.ID, err)
 	}
 	d.faults.Reach("sentry/running")
+	if awake {
+		return inst, nil
+	}
 	if err := awaitReady(ctx, ready, inst); err != nil {
 		return nil, fmt.Errorf("wait for the agent of sandbox %s: %w", spec.ID, err)
 	}
