@@ -1,0 +1,314 @@
+// Package snapshot keeps sandboxes that were written down: what a paused one
+// comes back from, a checkpoint, what forks and named snapshots are made of.
+// They are all the same thing, made and read in one way.
+//
+// # Folders
+//
+//	<dir>/<id>/manifest.json   what the others are, with their hashes
+//	<dir>/<id>/image.erofs     the root image below it: a link, not a copy
+//	<dir>/<id>/…               the driver's files
+//	<dir>/.writing-<id>        one that is being written
+//	<dir>/.removed-<id>        one that is being removed
+//
+// A snapshot is written beside its place, synced, and renamed, so one that can
+// be seen is whole, also after a power cut. The link keeps the root image for
+// as long as the snapshot needs it, whatever becomes of the template.
+//
+// # Damage
+//
+// Every byte is covered by a hash: the manifest's is in its last line, it has
+// those of the driver's files, and the image's name is its own. [Held.Check] reads them before a sandbox is
+// made of them. What was written by another version of the runtime is told
+// apart from what is damaged: it may be of use to that version.
+//
+// # Removal
+//
+// [Store.Remove] hides a snapshot at once and deletes it when the last
+// [Held] of it is closed, so a sandbox that is being made of it gets all of
+// it. Who holds what is known to this process only; what a crash leaves is
+// removed by the next [Open].
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/soulbox/soulbox"
+)
+
+const (
+	writingPrefix = ".writing-"
+	removedPrefix = ".removed-"
+	imageFile     = "image.erofs"
+	manifestFile  = "manifest.json"
+)
+
+// A Store is a folder of snapshots. It is safe for concurrent use, by one
+// process.
+type Store struct {
+	log    *slog.Logger
+	dir    string
+	format string
+
+	mu   sync.Mutex
+	held map[soulbox.SnapshotID]int // +checklocks:mu
+}
+
+// Open returns the store in dir, which it creates, and removes what a crash
+// left half-written or half-removed. format is that of the driver.
+func Open(log *slog.Logger, dir, format string) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open snapshots: %w", err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open snapshots: %w", err)
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), writingPrefix) || strings.HasPrefix(e.Name(), removedPrefix) {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return nil, fmt.Errorf("open snapshots: %w", err)
+			}
+		}
+	}
+	return &Store{log: log, dir: dir, format: format, held: map[soulbox.SnapshotID]int{}}, nil
+}
+
+func (s *Store) path(id soulbox.SnapshotID) string { return filepath.Join(s.dir, string(id)) }
+
+// A Draft says what is to be written.
+type Draft struct {
+	ID     soulbox.SnapshotID
+	Memory bool
+	Image  string        // SHA-256 of the root image, in hex
+	Path   string        // of the root image, on the same file system
+	Most   soulbox.Bytes // more than this is not kept: its writer is not to be trusted
+}
+
+// Write keeps what save writes into an empty folder as snapshot d.ID, whole or
+// not at all, and returns its size on disk. Reach is called before each step
+// that a crash could come between. An id that exists is a Conflict; a full
+// disk and what exceeds d.Most are Unavailable and Invalid.
+func (s *Store) Write(ctx context.Context, d Draft, save func(dir string) error, reach func(step string)) (_ soulbox.Bytes, err error) {
+	if !d.ID.Valid() {
+		return 0, soulbox.Errorf(soulbox.Invalid, "%.80q is not the id of a snapshot", d.ID)
+	}
+	if _, err := os.Lstat(s.path(d.ID)); err == nil {
+		return 0, soulbox.Errorf(soulbox.Conflict, "snapshot %s exists on this machine", d.ID)
+	}
+	work := filepath.Join(s.dir, writingPrefix+string(d.ID))
+	if err := os.Mkdir(work, 0o700); errors.Is(err, fs.ErrExist) {
+		return 0, soulbox.Errorf(soulbox.Conflict, "snapshot %s is being written", d.ID)
+	} else if err != nil {
+		return 0, s.failed(d.ID, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(s.failed(d.ID, err), os.RemoveAll(work))
+		}
+	}()
+	if err := save(work); err != nil {
+		return 0, err
+	}
+	reach("snapshot/saved")
+	m := manifest{Version: manifestVersion, ID: d.ID, Format: s.format, Memory: d.Memory, Image: d.Image}
+	if m.Files, err = describe(ctx, work, d.Most); err != nil {
+		return 0, err
+	}
+	if err := os.Link(d.Path, filepath.Join(work, imageFile)); err != nil {
+		return 0, err
+	}
+	if err := m.write(filepath.Join(work, manifestFile)); err != nil {
+		return 0, err
+	}
+	if err := syncDir(work); err != nil {
+		return 0, err
+	}
+	reach("snapshot/synced")
+	if err := os.Rename(work, s.path(d.ID)); err != nil {
+		return 0, err
+	}
+	if err := syncDir(s.dir); err != nil {
+		// It is there, but nobody can promise that it stays: hide it again.
+		return 0, errors.Join(err, os.Rename(s.path(d.ID), work))
+	}
+	return m.bytes(), nil
+}
+
+// failed says what went wrong with writing a snapshot.
+func (s *Store) failed(id soulbox.SnapshotID, err error) error {
+	// The runtime tells in words only what it was told.
+	if errors.Is(err, syscall.ENOSPC) || strings.Contains(err.Error(), syscall.ENOSPC.Error()) {
+		return soulbox.Hide(soulbox.Unavailable, err, "there is not enough free disk on this machine to write the sandbox down")
+	}
+	return fmt.Errorf("write snapshot %s: %w", id, err)
+}
+
+// syncDir makes a folder's own entries durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// Remove deletes a snapshot. One that does not exist is fine, so that removal
+// can be repeated.
+func (s *Store) Remove(id soulbox.SnapshotID) error {
+	if !id.Valid() {
+		return soulbox.Errorf(soulbox.Invalid, "%.80q is not the id of a snapshot", id)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	hidden := filepath.Join(s.dir, removedPrefix+string(id))
+	if err := os.Rename(s.path(id), hidden); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return fmt.Errorf("remove snapshot %s: %w", id, err)
+	}
+	if s.held[id] > 0 {
+		return nil // release does the rest
+	}
+	if err := os.RemoveAll(hidden); err != nil {
+		return fmt.Errorf("remove snapshot %s: %w", id, err)
+	}
+	return nil
+}
+
+// List returns the snapshots that are whole, with their sizes on disk. Damaged
+// ones are logged and left out.
+func (s *Store) List(ctx context.Context) (map[soulbox.SnapshotID]soulbox.Bytes, error) {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return nil, fmt.Errorf("list snapshots: %w", err)
+	}
+	all := map[soulbox.SnapshotID]soulbox.Bytes{}
+	for _, e := range entries {
+		id := soulbox.SnapshotID(e.Name())
+		if !id.Valid() {
+			continue
+		}
+		m, err := readManifest(filepath.Join(s.path(id), manifestFile), id)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed in the meantime
+		}
+		if err != nil {
+			s.log.WarnContext(ctx, "snapshot is damaged", "snapshot", id, "err", err)
+			continue
+		}
+		all[id] = m.bytes()
+	}
+	return all, nil
+}
+
+// Verify reads every byte of a snapshot and compares it with its hashes.
+func (s *Store) Verify(ctx context.Context, id soulbox.SnapshotID) error {
+	h, err := s.Hold(id)
+	if err != nil {
+		return err
+	}
+	defer h.Close()
+	return h.Check(ctx)
+}
+
+// A Held is a snapshot that stays until it is closed.
+type Held struct {
+	Dir    string // leads to the files for as long as it is held, in this process
+	Memory bool
+	Image  string // SHA-256 of the root image, in hex
+
+	store    *Store
+	manifest manifest
+	folder   *os.File
+	image    *os.File
+}
+
+// Hold opens a snapshot for reading. It is NotFound when it is not there, a
+// Conflict when another version of the runtime wrote it, and Unavailable when
+// its manifest is damaged. The caller closes it.
+func (s *Store) Hold(id soulbox.SnapshotID) (_ *Held, err error) {
+	if !id.Valid() {
+		return nil, soulbox.Errorf(soulbox.Invalid, "%.80q is not the id of a snapshot", id)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m, err := readManifest(filepath.Join(s.path(id), manifestFile), id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, soulbox.Errorf(soulbox.NotFound, "snapshot %s does not exist on this machine", id)
+	}
+	if err != nil {
+		return nil, soulbox.Hide(soulbox.Unavailable, err, fmt.Sprintf("snapshot %s is damaged on this machine: its manifest cannot be read", id))
+	}
+	if m.Format != s.format {
+		return nil, soulbox.Errorf(soulbox.Conflict, "snapshot %s was written by %s, and this server runs %s: only the version that wrote it can read it", id, m.Format, s.format)
+	}
+	// A removal renames the folder, and its descriptor goes with it.
+	folder, err := os.Open(s.path(id))
+	if err != nil {
+		return nil, fmt.Errorf("open snapshot %s: %w", id, err)
+	}
+	defer func() {
+		if err != nil {
+			folder.Close()
+		}
+	}()
+	// The lock tells the image store that the file is in use; it lasts as long
+	// as somebody has the file open, the sandbox included.
+	image, err := os.Open(filepath.Join(s.path(id), imageFile))
+	if err == nil {
+		err = unix.Flock(int(image.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+	}
+	if err != nil {
+		return nil, soulbox.Hide(soulbox.Unavailable, err, fmt.Sprintf("snapshot %s is damaged on this machine: its root image cannot be opened", id))
+	}
+	s.held[id]++
+	dir := fmt.Sprintf("/proc/self/fd/%d", folder.Fd())
+	return &Held{Dir: dir, Memory: m.Memory, Image: m.Image, store: s, manifest: m, folder: folder, image: image}, nil
+}
+
+// TakeImage returns the root image, which the caller closes.
+func (h *Held) TakeImage() *os.File {
+	f := h.image
+	h.image = nil
+	return f
+}
+
+// Check reads every byte and compares it with the hashes. It is Unavailable
+// when something has changed.
+func (h *Held) Check(ctx context.Context) error {
+	if err := h.manifest.check(ctx, h.Dir); err != nil {
+		return fmt.Errorf("snapshot %s: %w", h.manifest.ID, err)
+	}
+	return nil
+}
+
+// Close lets go of the snapshot.
+func (h *Held) Close() error {
+	err := h.folder.Close()
+	if h.image != nil {
+		err = errors.Join(err, h.image.Close())
+	}
+	return errors.Join(err, h.store.release(h.manifest.ID))
+}
+
+func (s *Store) release(id soulbox.SnapshotID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held[id]--; s.held[id] > 0 {
+		return nil
+	}
+	delete(s.held, id)
+	// Removed while it was held, perhaps.
+	return os.RemoveAll(filepath.Join(s.dir, removedPrefix+string(id)))
+}
