@@ -44,9 +44,13 @@ func (f *Fleet) Create(ctx context.Context, req soulbox.CreateRequest) (*soulbox
 	if err := f.reserve(team); err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
+	id, ok := f.opts.Node.Reserve(tpl)
+	if !ok {
+		id = soulbox.NewSandboxID()
+	}
 	created := now()
 	sb := f.lend(&soulbox.Sandbox{
-		ID:        soulbox.NewSandboxID(),
+		ID:        id,
 		Team:      team.ID,
 		Template:  tpl.ID,
 		Alias:     tpl.Name,
@@ -65,6 +69,9 @@ func (f *Fleet) Create(ctx context.Context, req soulbox.CreateRequest) (*soulbox
 	e := newEntry(sb)
 	if err := f.recordStarting(ctx, e, giveUp); err != nil {
 		f.release(team.ID)
+		if ok {
+			f.wg.Go(func() { f.destroyStray(ctx, id) }) // nobody else knows of it
+		}
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
 	f.opts.Faults.Reach("create/recorded")

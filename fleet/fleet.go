@@ -66,6 +66,11 @@ type records interface {
 type node interface {
 	ID() soulbox.NodeID
 
+	// Reserve returns the id of a sandbox of tpl that waits ready made, if
+	// there is one: Create with that id takes next to no time. The caller
+	// calls Create or Destroy for it. It does no I/O.
+	Reserve(tpl *soulbox.Template) (id soulbox.SandboxID, ok bool)
+
 	// Create returns when the sandbox answers. When it fails, Destroy is
 	// called for what may be left.
 	Create(ctx context.Context, sb *soulbox.Sandbox, tpl *soulbox.Template) error

@@ -30,6 +30,8 @@ type machine struct {
 	creates  int
 	forgot   []soulbox.SandboxID
 
+	ready []soulbox.SandboxID // what Reserve hands out
+
 	// All may be nil. They run without mu.
 	onCreate  func(context.Context, *soulbox.Sandbox) error
 	onDestroy func(context.Context, soulbox.SandboxID) error
@@ -45,6 +47,17 @@ func newMachine() *machine {
 }
 
 func (m *machine) ID() soulbox.NodeID { return "node1" }
+
+func (m *machine) Reserve(*soulbox.Template) (soulbox.SandboxID, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.ready) == 0 {
+		return "", false
+	}
+	id := m.ready[0]
+	m.ready = m.ready[1:]
+	return id, true
+}
 
 func (m *machine) Create(ctx context.Context, sb *soulbox.Sandbox, _ *soulbox.Template) error {
 	m.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,97 +22,187 @@ import (
 const initTimeout = 20 * time.Second
 
 // Create makes sandbox sb of template t and returns once its agent answers.
-// When it fails, or ctx ends before, nothing is left.
-func (n *Node) Create(ctx context.Context, sb *soulbox.Sandbox, t *soulbox.Template) (err error) {
-	if !sb.ID.Valid() {
-		return soulbox.Errorf(soulbox.Invalid, "%q is not the id of a sandbox", sb.ID)
-	}
-	if err := n.checkDisk(); err != nil {
-		return err
+// When it fails, or ctx ends before, nothing is left. A sandbox whose id is
+// from Reserve is there already and only hears who it is.
+func (n *Node) Create(ctx context.Context, sb *soulbox.Sandbox, t *soulbox.Template) error {
+	if f := n.claim(sb.ID); f != nil {
+		err := n.adopt(ctx, f, sb, t)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		n.Log.WarnContext(ctx, "a warm sandbox was of no use", "sandbox", sb.ID, "err", err)
 	}
 	image, err := n.Images.Hold(t.Image)
 	if err != nil {
 		return fmt.Errorf("create sandbox %s: %w", sb.ID, err)
 	}
+	return n.bringUp(ctx, sb, t, origin{image: image})
+}
+
+// An origin is what a sandbox is made of.
+type origin struct {
+	image *os.File // below everything; start closes it
+	saved *driver.Saved
+	token string // what the agent in saved asks for until it is told otherwise
+	files bool   // of saved, which has memory too, only the files are wanted
+}
+
+// bringUp makes sandbox sb, whose defaults are those of t, out of o.
+func (n *Node) bringUp(ctx context.Context, sb *soulbox.Sandbox, t *soulbox.Template, o origin) error {
+	rec := record{ID: sb.ID, Size: sb.Size, Secure: sb.Secure, Internet: sb.Network.Internet, Image: t.Image}
+	f, err := n.start(ctx, rec, o)
+	if err != nil {
+		return err
+	}
+	return n.introduce(ctx, f, sb, t, o.token)
+}
+
+// fresh is a sandbox that runs and does not know yet who it is.
+type fresh struct {
+	*sandbox
+
+	nameserver string
+	undo       cleanup.Stack
+}
+
+// start takes a sandbox to where its agent listens. Its record, which start
+// completes, comes before everything else of it.
+func (n *Node) start(ctx context.Context, rec record, o origin) (_ *fresh, err error) {
 	defer func() {
-		if image != nil {
-			image.Close()
+		if o.image != nil {
+			o.image.Close()
 		}
 	}()
-
-	var undo cleanup.Stack
+	id := rec.ID
+	if !id.Valid() {
+		return nil, soulbox.Errorf(soulbox.Invalid, "%q is not the id of a sandbox", id)
+	}
+	if err := n.checkDisk(); err != nil {
+		return nil, err
+	}
+	if err := n.awaitDiscarded(ctx, id); err != nil {
+		return nil, err
+	}
+	f := &fresh{sandbox: &sandbox{record: rec}}
+	undo := &f.undo
 	defer func() {
 		if err != nil {
-			if left := undo.Run(); left != nil {
-				n.Log.WarnContext(ctx, "sandbox not undone completely", "sandbox", sb.ID, "err", left)
-			}
+			n.undo(ctx, f)
 		}
 	}()
 	lease, err := n.net.Take(ctx)
 	if err != nil {
-		return fmt.Errorf("create sandbox %s: %w", sb.ID, err)
+		return nil, fmt.Errorf("create sandbox %s: %w", id, err)
 	}
 	undo.Push(func() error { n.net.Release(lease.Slot); return nil })
 	n.Faults.Reach("node/leased")
 
-	rec := record{ID: sb.ID, Slot: lease.Slot, Size: sb.Size, Secure: sb.Secure, Internet: sb.Network.Internet, BootID: n.bootID}
-	dir := n.sandboxDir(sb.ID)
+	f.nameserver = lease.Gateway.String()
+	rec.Slot, rec.BootID = lease.Slot, n.bootID
+	dir := n.sandboxDir(id)
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return fmt.Errorf("create sandbox %s: %w", sb.ID, err)
+		return nil, fmt.Errorf("create sandbox %s: %w", id, err)
 	}
 	undo.Push(func() error { return os.RemoveAll(dir) })
 	if err := rec.save(dir); err != nil {
-		return fmt.Errorf("record sandbox %s: %w", sb.ID, err)
+		return nil, fmt.Errorf("record sandbox %s: %w", id, err)
 	}
 	n.Faults.Reach("node/recorded")
+	if err := link(o.image, filepath.Join(dir, imageFile)); err != nil {
+		return nil, fmt.Errorf("create sandbox %s: %w", id, err)
+	}
 
-	group, err := n.cgroups.Create(sb.ID, sb.Size)
+	group, err := n.cgroups.Create(id, rec.Size)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	undo.Push(group.Remove)
-	if !sb.Network.Internet {
+	if !rec.Internet {
 		if err := n.net.SetInternet(ctx, lease.Slot, false); err != nil {
-			return fmt.Errorf("create sandbox %s: %w", sb.ID, err)
+			return nil, fmt.Errorf("create sandbox %s: %w", id, err)
 		}
 	}
 	n.Faults.Reach("node/grouped")
 
-	held := image
-	image = nil
-	inst, err := n.Driver.Start(ctx, driver.Spec{
-		ID: sb.ID, Dir: dir, Image: held, Size: sb.Size,
-		Netns: lease.Path, Addr: lease.Addr.String(), Hostname: hostname, Cgroup: group,
-	})
-	if err != nil {
-		return err
+	spec := driver.Spec{
+		ID: id, Dir: dir, Image: o.image, Size: rec.Size,
+		Netns: lease.Path, Addr: lease.Addr.String(), Hostname: hostname, Cgroup: group, Saved: o.saved,
 	}
+	o.image = nil
 	undo.Push(func() error {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		return n.Driver.Destroy(clean, sb.ID, dir)
+		return n.Driver.Destroy(clean, id, dir)
 	})
-	n.Faults.Reach("node/started")
-
-	s, err := n.meet(rec, dir, inst)
+	if o.files {
+		if err := n.leaveMemory(ctx, &spec); err != nil {
+			return nil, err
+		}
+	}
+	inst, err := n.Driver.Start(ctx, spec)
 	if err != nil {
+		return nil, err
+	}
+	n.Faults.Reach("node/started")
+	if o.files { // whoever still reads them has them open
+		if err := os.RemoveAll(spec.Saved.Dir); err != nil {
+			return nil, fmt.Errorf("create sandbox %s: %w", id, err)
+		}
+	}
+	if f.sandbox, err = n.meet(rec, dir, inst); err != nil {
+		f.sandbox = &sandbox{record: rec}
+		return nil, err
+	}
+	undo.Push(func() error { f.agent.Close(); return nil })
+	return f, nil
+}
+
+// introduce tells a fresh sandbox that it is sb, and lets the node look after
+// it. token is what its agent asks for until then.
+func (n *Node) introduce(ctx context.Context, f *fresh, sb *soulbox.Sandbox, t *soulbox.Template, token string) error {
+	id := guest.Identity{Token: n.token(f.record), Was: token, Env: merged(t.Env, sb.Env)}
+	if err := n.tell(ctx, f, t, id); err != nil {
+		n.undo(ctx, f)
 		return err
 	}
-	undo.Push(func() error { s.agent.Close(); return nil })
-	seed := make([]byte, 32)
-	_, _ = rand.Read(seed) // never fails: crypto/rand ends the program instead
-	initCtx, cancel := context.WithTimeout(ctx, initTimeout)
-	defer cancel()
-	err = s.agent.Init(initCtx, guest.Identity{
-		Sandbox: sb.ID, Template: t.ID, Hostname: hostname, Token: n.token(rec), Env: merged(t.Env, sb.Env),
-		User: t.User, Workdir: t.Workdir, Nameservers: []string{lease.Gateway.String()}, Seed: seed,
-	})
-	if err != nil {
-		return fmt.Errorf("introduce sandbox %s: %w", sb.ID, err)
-	}
 	n.Faults.Reach("node/initialised")
-	undo.Keep()
-	n.admit(s)
+	f.undo.Keep()
+	n.admit(f.sandbox)
+	return nil
+}
+
+// tell gives the agent of a fresh sandbox, made of t, the identity id, of which
+// it fills in what follows from the two.
+func (n *Node) tell(ctx context.Context, f *fresh, t *soulbox.Template, id guest.Identity) error {
+	id.Sandbox, id.Template, id.Hostname = f.record.ID, t.ID, hostname
+	id.User, id.Workdir, id.Nameservers = t.User, t.Workdir, []string{f.nameserver}
+	id.Seed = make([]byte, 32)
+	_, _ = rand.Read(id.Seed) // never fails: crypto/rand ends the program instead
+	ctx, cancel := context.WithTimeout(ctx, initTimeout)
+	defer cancel()
+	if err := f.agent.Init(ctx, id); err != nil {
+		return fmt.Errorf("introduce sandbox %s: %w", f.record.ID, err)
+	}
+	return nil
+}
+
+// undo takes back a sandbox that came to nothing.
+func (n *Node) undo(ctx context.Context, f *fresh) {
+	if left := f.undo.Run(); left != nil {
+		n.Log.WarnContext(ctx, "sandbox not undone completely", "sandbox", f.record.ID, "err", left)
+	}
+}
+
+// imageFile is a link to a sandbox's root image, in its folder: what is
+// written down of it needs the image, whatever becomes of the template.
+const imageFile = "image.erofs"
+
+// link gives an open file another name, even if it has lost the first one.
+func link(f *os.File, path string) error {
+	err := unix.Linkat(unix.AT_FDCWD, fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.AT_FDCWD, path, unix.AT_SYMLINK_FOLLOW)
+	if err != nil {
+		return &os.LinkError{Op: "link", Old: f.Name(), New: path, Err: err}
+	}
 	return nil
 }
 

@@ -17,6 +17,7 @@ func (n *Node) Destroy(ctx context.Context, id soulbox.SandboxID) error {
 	if !id.Valid() {
 		return soulbox.Errorf(soulbox.Invalid, "%q is not the id of a sandbox", id)
 	}
+	n.dropWarm(id)
 	n.mu.Lock()
 	s := n.table[id]
 	delete(n.table, id)

@@ -1,8 +1,8 @@
 // Package node runs sandboxes on one machine.
 //
 // It composes the rooms below it: a root image (rootfs), a network namespace
-// (netns), limits (cgroup), a runtime (driver), the agent inside (guest) and
-// what the agent tells (journal). Who owns a sandbox, until when it runs and
+// (netns), limits (cgroup), a runtime (driver), the agent inside (guest), what
+// the agent tells (journal), and sandboxes that were written down (snapshot). Who owns a sandbox, until when it runs and
 // what it is for is decided above; the node only knows ids.
 //
 // # Folders
@@ -10,6 +10,7 @@
 //	sandboxes/<id>/record.json   what is needed to find or remove the sandbox
 //	sandboxes/<id>/…             the driver's files
 //	journals/<id>/               what the agent told; stays until Forget
+//	snapshots/<id>/              sandboxes at one moment; see snapshot
 //
 // # Crashes
 //
@@ -19,7 +20,16 @@
 // leftovers are removed. Namespaces, cgroups and folders without a record are
 // removed as well. The steps at which tests kill the server are
 // node/leased, node/recorded, node/grouped, node/started, node/initialised,
-// and node/destroyed.
+// and node/destroyed; of a snapshot node/held, node/frozen, snapshot/saved,
+// snapshot/synced, node/written and node/thawed; of a warm sandbox node/warm and
+// node/claimed.
+//
+// # Held sandboxes
+//
+// A sandbox that is written down to be paused is frozen first and stays so
+// until Destroy: what it did after that moment would be lost. The record says
+// so before. An adopted sandbox with such a record may be frozen or not, and
+// unfreezing one that is not would end it, so [Node.Thaw] asks its agent.
 //
 // # Goroutines
 //
@@ -55,7 +65,9 @@ import (
 	"github.com/soulbox/soulbox/node/guest"
 	"github.com/soulbox/soulbox/node/journal"
 	"github.com/soulbox/soulbox/node/netns"
+	"github.com/soulbox/soulbox/node/pool"
 	"github.com/soulbox/soulbox/node/rootfs"
+	"github.com/soulbox/soulbox/node/snapshot"
 )
 
 // Options say what a node is made of.
@@ -73,23 +85,30 @@ type Options struct {
 	MinFree  soulbox.Bytes           // below this much free disk no sandbox is made
 	Gone     func(soulbox.SandboxID) // called once a sandbox cannot answer any more; nil: nobody asks
 	Faults   *fault.Points           // nil: none
+
+	WarmMemory soulbox.Bytes // what sandboxes that wait for somebody may take of the machine's memory; 0: none wait
+	WarmFloor  soulbox.Bytes // with less than this free, none wait
 }
 
 // A Node is this machine. All methods are safe for concurrent use.
 type Node struct {
 	Options
 
-	bootID  string
-	net     *netns.Network
-	cgroups *cgroup.Parent
-	exits   chan soulbox.Exit
-	stop    context.CancelFunc
-	ctx     context.Context //nolint:containedctx // the life of the node, which its goroutines share
-	work    sync.WaitGroup
+	bootID    string
+	net       *netns.Network
+	cgroups   *cgroup.Parent
+	snapshots *snapshot.Store
+	pool      *pool.Pool
+	exits     chan soulbox.Exit
+	stop      context.CancelFunc
+	ctx       context.Context //nolint:containedctx // the life of the node, which its goroutines share
+	work      sync.WaitGroup
 
-	mu    sync.Mutex
-	table map[soulbox.SandboxID]*sandbox
-	slots map[soulbox.SandboxID]netns.Slot // of those in the table and those that leave
+	mu      sync.Mutex
+	table   map[soulbox.SandboxID]*sandbox
+	slots   map[soulbox.SandboxID]netns.Slot    // of those in the table and those that leave
+	warm    map[soulbox.SandboxID]*fresh        // made ahead, nobody's yet
+	leaving map[soulbox.SandboxID]chan struct{} // closed when nothing is left of it
 }
 
 // ID returns the node's name.
@@ -159,7 +178,8 @@ func (n *Node) SetNetwork(ctx context.Context, id soulbox.SandboxID, want soulbo
 	if err := r.save(s.dir); err != nil {
 		return fmt.Errorf("record the network of %s: %w", id, err)
 	}
-	if err := n.net.SetInternet(ctx, r.Slot, want.Internet); err != nil {
+	s.record.Internet = want.Internet
+	if err := n.net.SetInternet(ctx, s.record.Slot, want.Internet); err != nil {
 		return fmt.Errorf("change the network of %s: %w", id, err)
 	}
 	return nil
@@ -219,8 +239,10 @@ func (n *Node) Forget(_ context.Context, id soulbox.SandboxID) error {
 	return os.RemoveAll(n.journalDir(id))
 }
 
-// Close lets go of the sandboxes without ending them.
+// Close lets go of the sandboxes without ending them, except for those that
+// nobody has.
 func (n *Node) Close() error {
+	n.pool.Close()
 	n.stop()
 	n.work.Wait()
 	n.mu.Lock()

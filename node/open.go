@@ -12,13 +12,14 @@ import (
 	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/node/cgroup"
 	"github.com/soulbox/soulbox/node/netns"
+	"github.com/soulbox/soulbox/node/snapshot"
 )
 
 // Open takes over this machine: it adopts the sandboxes that an earlier
 // process left running, reports the end of those that do not run any more, and
 // removes what belongs to none.
 func Open(ctx context.Context, o Options) (_ *Node, err error) {
-	n := &Node{Options: o, table: map[soulbox.SandboxID]*sandbox{}, slots: map[soulbox.SandboxID]netns.Slot{}, exits: make(chan soulbox.Exit)}
+	n := &Node{Options: o, table: map[soulbox.SandboxID]*sandbox{}, slots: map[soulbox.SandboxID]netns.Slot{}, warm: map[soulbox.SandboxID]*fresh{}, leaving: map[soulbox.SandboxID]chan struct{}{}, exits: make(chan soulbox.Exit)}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return nil, fmt.Errorf("open node: %w", err)
@@ -30,6 +31,9 @@ func Open(ctx context.Context, o Options) (_ *Node, err error) {
 		}
 	}
 	if n.cgroups, err = cgroup.Open("soulbox-" + n.Instance); err != nil {
+		return nil, fmt.Errorf("open node: %w", err)
+	}
+	if n.snapshots, err = snapshot.Open(n.Log, filepath.Join(n.Dir, "snapshots"), n.Driver.Capabilities().Format); err != nil {
 		return nil, fmt.Errorf("open node: %w", err)
 	}
 	n.ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -67,6 +71,7 @@ func Open(ctx context.Context, o Options) (_ *Node, err error) {
 		known[r.ID] = true
 		n.bury(r)
 	}
+	n.openPool()
 	if err := n.sweep(ctx, known); err != nil {
 		return nil, errors.Join(fmt.Errorf("open node: %w", err), n.Close())
 	}
@@ -103,6 +108,14 @@ func (n *Node) census(ctx context.Context) (alive []*sandbox, dead []record, err
 			dead = append(dead, rec)
 			continue
 		}
+		if rec.Warm {
+			// Nobody has it, and others are made as they are wanted. Its cgroup
+			// and its network are swept below.
+			if err := errors.Join(n.Driver.Destroy(ctx, id, dir), os.RemoveAll(dir)); err != nil {
+				return nil, nil, err
+			}
+			continue
+		}
 		inst, err := n.Driver.Adopt(ctx, id, dir)
 		if soulbox.KindOf(err) == soulbox.NotFound {
 			dead = append(dead, rec)
@@ -114,6 +127,9 @@ func (n *Node) census(ctx context.Context) (alive []*sandbox, dead []record, err
 		s, err := n.meet(rec, dir, inst)
 		if err != nil {
 			return nil, nil, err
+		}
+		if rec.Held {
+			s.still = perhaps
 		}
 		alive = append(alive, s)
 	}
@@ -131,7 +147,7 @@ func (n *Node) bury(r record) {
 	}
 	if r.BootID != n.bootID {
 		end.By, end.Reason = soulbox.ByServer, "the machine was restarted"
-	} else if why, ok := blame(group, r); ok {
+	} else if why, ok := blame(group, r.Size); ok {
 		end.By, end.Reason = why.By, why.Reason
 	}
 	n.work.Go(func() {

@@ -25,15 +25,27 @@ type sandbox struct {
 	group    *cgroup.Group
 	agent    *guest.Agent
 	journal  *journal.Journal
-	record   record             // as it was when the sandbox was admitted
+	record   record             // Internet and Held guarded by mu, the rest never changes
 	leaving  context.CancelFunc // ends follow and tells watch that the end is wanted
 	left     <-chan struct{}
 	followed chan struct{} // closed when follow has ended
 
-	mu  sync.Mutex    // also: one change of the network at a time
-	cpu time.Duration // at the last sample
-	at  time.Time
+	saving sync.Mutex // one Snapshot or Thaw at a time
+
+	mu    sync.Mutex    // also: one change of the network at a time
+	still frozen        // what is known of it
+	cpu   time.Duration // at the last sample
+	at    time.Time
 }
+
+// frozen says whether a sandbox's programs stand still.
+type frozen uint8
+
+const (
+	no frozen = iota
+	yes
+	perhaps // an earlier process was about to freeze or thaw it
+)
 
 // record is what the node writes down about a sandbox before it exists.
 type record struct {
@@ -42,7 +54,10 @@ type record struct {
 	Size     soulbox.Size      `json:"size"`
 	Secure   bool              `json:"secure"`
 	Internet bool              `json:"internet"`
-	BootID   string            `json:"boot_id"` // of the machine, to tell a crash from a reboot
+	Image    string            `json:"image"`          // SHA-256 of its root image
+	Held     bool              `json:"held,omitempty"` // it is, or is about to be, frozen until Destroy or Thaw
+	Warm     bool              `json:"warm,omitempty"` // it waits for somebody who wants one like it
+	BootID   string            `json:"boot_id"`        // of the machine, to tell a crash from a reboot
 }
 
 const recordFile = "record.json"
@@ -160,7 +175,7 @@ func (n *Node) watch(s *sandbox) {
 	if exit := s.instance.Exit(); exit.Signal == "" {
 		end.Reason = "its agent ended"
 	}
-	if why, ok := blame(s.group, s.record); ok {
+	if why, ok := blame(s.group, s.record.Size); ok {
 		end.By, end.Reason = why.By, why.Reason
 	}
 	n.gone(s.record.ID)
@@ -176,15 +191,15 @@ func (n *Node) watch(s *sandbox) {
 }
 
 // blame asks the cgroup whether a limit was the end of the sandbox.
-func blame(g *cgroup.Group, r record) (soulbox.End, bool) {
+func blame(g *cgroup.Group, size soulbox.Size) (soulbox.End, bool) {
 	used, err := g.Usage()
 	switch {
 	case err != nil:
 		return soulbox.End{}, false
 	case used.OOMKills > 0:
-		return soulbox.End{By: soulbox.ByOOM, Reason: fmt.Sprintf("it needed more than its %d MiB of memory", r.Size.Memory/soulbox.MiB)}, true
+		return soulbox.End{By: soulbox.ByOOM, Reason: fmt.Sprintf("it needed more than its %d MiB of memory", size.Memory/soulbox.MiB)}, true
 	case used.PIDsMax:
-		return soulbox.End{By: soulbox.ByQuota, Reason: fmt.Sprintf("it started more processes than its limit of %d host threads allows", r.Size.PIDs)}, true
+		return soulbox.End{By: soulbox.ByQuota, Reason: fmt.Sprintf("it started more processes than its limit of %d host threads allows", size.PIDs)}, true
 	}
 	return soulbox.End{}, false
 }
@@ -194,7 +209,23 @@ func blame(g *cgroup.Group, r record) (soulbox.End, bool) {
 // means that the next Open does the rest. It repeats: a crash and several
 // calls of Destroy may all want the same sandbox removed. s may be nil.
 func (n *Node) discard(id soulbox.SandboxID, group *cgroup.Group, s *sandbox) {
+	over := make(chan struct{})
+	n.mu.Lock()
+	before := n.leaving[id]
+	n.leaving[id] = over
+	n.mu.Unlock()
 	n.work.Go(func() {
+		defer func() {
+			n.mu.Lock()
+			if n.leaving[id] == over {
+				delete(n.leaving, id)
+			}
+			n.mu.Unlock()
+			close(over)
+		}()
+		if before != nil {
+			<-before
+		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(n.ctx), time.Minute)
 		defer cancel()
 		if s != nil {
@@ -215,6 +246,24 @@ func (n *Node) discard(id soulbox.SandboxID, group *cgroup.Group, s *sandbox) {
 			n.Log.WarnContext(ctx, "sandbox not removed completely; the next start of the server tries again", "sandbox", id, "err", err)
 		}
 	})
+}
+
+// awaitDiscarded returns when nothing is left of an earlier sandbox of the same
+// id: one that was paused and is resumed a moment later.
+func (n *Node) awaitDiscarded(ctx context.Context, id soulbox.SandboxID) error {
+	for {
+		n.mu.Lock()
+		over := n.leaving[id]
+		n.mu.Unlock()
+		if over == nil {
+			return nil
+		}
+		select {
+		case <-over:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // releaseSlot gives back the network of a sandbox, once: a moment later it may

@@ -35,6 +35,9 @@ type Config struct {
 	CPUs     int `koanf:"cpus"`
 	DiskMB   int `koanf:"disk_mb"`
 
+	// WarmMB is the memory that sandboxes made ahead may take; -1: none are.
+	WarmMB int `koanf:"warm_mb"`
+
 	// Version is what this program calls itself.
 	Version string `koanf:"-"`
 
@@ -53,6 +56,7 @@ const (
 	defaultMemoryMB     = 1024
 	defaultCPUs         = 2
 	defaultDiskMB       = 10 << 10
+	defaultWarmMB       = 512
 
 	// sandboxPIDs bounds the host threads of one sandbox. An idle one has
 	// about 30; each process that runs at the same time adds one or two.
@@ -80,6 +84,7 @@ func (c Config) filled() (Config, error) {
 	orInt(&c.MemoryMB, defaultMemoryMB)
 	orInt(&c.CPUs, defaultCPUs)
 	orInt(&c.DiskMB, defaultDiskMB)
+	orInt(&c.WarmMB, defaultWarmMB)
 	if c.Data == "" {
 		return c, soulbox.Errorf(soulbox.Invalid, "the data folder is not set; name one with --data")
 	}
@@ -122,6 +127,7 @@ func (c Config) check() error {
 		{"memory_mb", c.MemoryMB, 128, 1 << 20},
 		{"cpus", c.CPUs, 1, 1024},
 		{"disk_mb", c.DiskMB, 64, 1 << 30},
+		{"warm_mb", c.WarmMB, -1, 1 << 20},
 	} {
 		if n.value < n.low || n.value > n.high {
 			return soulbox.Errorf(soulbox.Invalid, "%s is %d; it can be %d to %d", n.name, n.value, n.low, n.high)
@@ -139,6 +145,9 @@ func (c Config) size() soulbox.Size {
 		PIDs:   sandboxPIDs,
 	}
 }
+
+// warm is what sandboxes made ahead may take of the machine's memory.
+func (c Config) warm() soulbox.Bytes { return soulbox.Bytes(max(0, c.WarmMB)) * soulbox.MiB }
 
 // instance is a short name for this installation, which keeps its kernel
 // objects (cgroups, devices, rules) apart from another's on the same machine.

@@ -58,6 +58,12 @@ const (
 	// the running ones may still write would be missing otherwise.
 	minFree = soulbox.GiB
 
+	// warmFloor is how much of the machine's memory stays free of sandboxes
+	// that nobody has asked for.
+	warmFloor = soulbox.GiB
+	// warmBase is how many of the template base wait before the first request.
+	warmBase = 4
+
 	// drainTimeout bounds how long Close waits for requests under way.
 	drainTimeout = 5 * time.Second
 )
@@ -130,6 +136,7 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 	machine, err := node.Open(ctx, node.Options{
 		Log: log, ID: "local", Dir: cfg.Data, Instance: cfg.instance(), Driver: driver, Images: images, Seed: seed,
 		Prefix: prefixOf(cfg.Network), Resolver: addrOf(cfg.Resolver), Ready: readyNetworks, MinFree: minFree, Faults: faults,
+		WarmMemory: cfg.warm(), WarmFloor: warmFloor,
 		Gone: func(id soulbox.SandboxID) { door.Drop(id) },
 	})
 	if err != nil {
@@ -150,6 +157,11 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 	if err := ensureBase(ctx, templates, cfg.Base, progress); err != nil {
 		return nil, err
 	}
+	base, err := db.TemplateByName(ctx, "", "base")
+	if err != nil {
+		return nil, err
+	}
+	machine.Expect(base, warmBase)
 	if err := sandboxes.Start(ctx); err != nil {
 		return nil, err
 	}

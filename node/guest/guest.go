@@ -11,6 +11,7 @@ package guest
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -64,6 +65,7 @@ type Identity struct {
 	Template    soulbox.TemplateID
 	Hostname    string
 	Token       string            // callers of the agent must know it from now on; empty: anybody
+	Was         string            // the one that it asks for until then: that of the sandbox it is restored from
 	Env         map[string]string // for every program
 	User        string            // programs run as this user unless they say otherwise
 	Workdir     string
@@ -95,7 +97,16 @@ func (a *Agent) Init(ctx context.Context, id Identity) error {
 	if err != nil {
 		return err
 	}
-	res, err := a.do(ctx, http.MethodPost, "/init", bytes.NewReader(body))
+	res, err := a.doAs(ctx, cmp.Or(id.Was, a.token), http.MethodPost, "/init", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	return res.Body.Close()
+}
+
+// Ping returns when the agent has answered anything at all.
+func (a *Agent) Ping(ctx context.Context) error {
+	res, err := a.do(ctx, http.MethodGet, "/health", nil)
 	if err != nil {
 		return err
 	}
@@ -104,12 +115,17 @@ func (a *Agent) Init(ctx context.Context, id Identity) error {
 
 // do makes a call and turns every answer but a 2xx into an error.
 func (a *Agent) do(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
+	return a.doAs(ctx, a.token, method, path, body)
+}
+
+// doAs is do with another token.
+func (a *Agent) doAs(ctx context.Context, token, method, path string, body io.Reader) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, body)
 	if err != nil {
 		return nil, err
 	}
-	if a.token != "" {
-		req.Header.Set("X-Access-Token", a.token)
+	if token != "" {
+		req.Header.Set("X-Access-Token", token)
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")

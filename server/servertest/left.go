@@ -66,6 +66,12 @@ func (s *Server) Leftovers(t testing.TB) []string {
 	return left
 }
 
+// Folders lists the sandboxes that have a folder, whoever they belong to.
+func (s *Server) Folders(t testing.TB) []string {
+	t.Helper()
+	return list(t, filepath.Join(s.Data, "sandboxes"))
+}
+
 // WantNothingLeft fails the test unless everything is gone soon; teardown goes
 // on behind the answers.
 func (s *Server) WantNothingLeft(t testing.TB) {

@@ -1,0 +1,211 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/node/driver"
+	"github.com/soulbox/soulbox/node/snapshot"
+)
+
+const (
+	// thawTimeout bounds what must happen even if whoever asked has gone.
+	thawTimeout = time.Minute
+	// askTimeout is after what silence an agent counts as frozen.
+	askTimeout = 5 * time.Second
+	// overhead is what a snapshot takes beside memory and files, at most.
+	overhead = 256 * soulbox.MiB
+)
+
+// Snapshot writes a sandbox down as snap, whole or not at all, and returns its
+// size on disk. With hold, the sandbox does not run any more when Snapshot
+// returns without an error, and waits for Destroy or Thaw. Without, or when it
+// fails, the sandbox runs on.
+func (n *Node) Snapshot(ctx context.Context, id soulbox.SandboxID, snap *soulbox.Snapshot, hold bool) (_ soulbox.Bytes, err error) {
+	if snap.Memory && !n.Driver.Capabilities().Memory {
+		return 0, soulbox.Errorf(soulbox.Invalid, "a sandbox of isolation %q can be written down without its memory only", n.Driver.Capabilities().Isolation)
+	}
+	s, err := n.find(id)
+	if err != nil {
+		return 0, err
+	}
+	if err := n.checkDisk(); err != nil {
+		return 0, err
+	}
+	s.saving.Lock()
+	defer s.saving.Unlock()
+	if hold {
+		if err := s.setHeld(true); err != nil {
+			return 0, fmt.Errorf("hold sandbox %s: %w", id, err)
+		}
+		n.Faults.Reach("node/held")
+		if err := s.instance.Freeze(ctx); err != nil {
+			// It may have frozen without telling.
+			s.setStill(perhaps)
+			return 0, errors.Join(fmt.Errorf("freeze sandbox %s: %w", id, err), n.thaw(ctx, s))
+		}
+		s.setStill(yes)
+		n.Faults.Reach("node/frozen")
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, n.thaw(ctx, s))
+			}
+		}()
+	}
+	draft := snapshot.Draft{
+		ID: snap.ID, Memory: snap.Memory, Image: s.record.Image, Path: filepath.Join(s.dir, imageFile),
+		Most: s.record.Size.Memory + s.record.Size.Disk + overhead,
+	}
+	save := func(dir string) error { return s.instance.Save(ctx, dir, snap.Memory) }
+	size, err := n.snapshots.Write(ctx, draft, save, n.Faults.Reach)
+	if err != nil {
+		return 0, fmt.Errorf("write sandbox %s down: %w", id, err)
+	}
+	n.Faults.Reach("node/written")
+	return size, nil
+}
+
+// Thaw lets a held sandbox run on. One that is not held succeeds.
+func (n *Node) Thaw(ctx context.Context, id soulbox.SandboxID) error {
+	s, err := n.find(id)
+	if err != nil {
+		return err
+	}
+	s.saving.Lock()
+	defer s.saving.Unlock()
+	return n.thaw(ctx, s)
+}
+
+// thaw is Thaw with s.saving held.
+func (n *Node) thaw(ctx context.Context, s *sandbox) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), thawTimeout)
+	defer cancel()
+	still := s.getStill()
+	if still == perhaps {
+		ask, done := context.WithTimeout(ctx, askTimeout)
+		defer done()
+		still = no
+		if err := s.agent.Ping(ask); err != nil {
+			still = yes
+		}
+	}
+	if still == yes {
+		if err := s.instance.Thaw(ctx); err != nil {
+			return fmt.Errorf("thaw sandbox %s: %w", s.record.ID, err)
+		}
+	}
+	s.setStill(no)
+	n.Faults.Reach("node/thawed")
+	if err := s.setHeld(false); err != nil {
+		return fmt.Errorf("let go of sandbox %s: %w", s.record.ID, err)
+	}
+	return nil
+}
+
+// setHeld records whether the sandbox is held.
+func (s *sandbox) setHeld(held bool) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.record.Held == held {
+		return nil
+	}
+	r := s.record
+	r.Held = held
+	if err := r.save(s.dir); err != nil {
+		return err
+	}
+	s.record.Held = held
+	return nil
+}
+
+func (s *sandbox) setStill(f frozen) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.still = f
+}
+
+func (s *sandbox) getStill() frozen {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.still
+}
+
+// Restore makes sandbox sb of snapshot snap and returns once its agent
+// answers, as Create does of a template. Of a snapshot with memory, snap can
+// ask for the files only. It waits until nothing is left of an earlier sandbox
+// of the same id. The snapshot stays in any case.
+func (n *Node) Restore(ctx context.Context, sb *soulbox.Sandbox, snap *soulbox.Snapshot) error {
+	held, err := n.snapshots.Hold(snap.ID)
+	if err != nil {
+		return fmt.Errorf("restore sandbox %s: %w", sb.ID, err)
+	}
+	defer held.Close()
+	o := origin{
+		image: held.TakeImage(),
+		saved: &driver.Saved{Dir: held.Dir, Memory: held.Memory, Check: func() error { return held.Check(ctx) }},
+		files: held.Memory && !snap.Memory,
+	}
+	if held.Memory && snap.Memory && snap.Secure {
+		o.token = n.Seed.AgentToken(snap.Sandbox)
+	}
+	tpl := snap.AsTemplate()
+	tpl.Image = held.Image
+	return n.bringUp(ctx, sb, tpl, o)
+}
+
+// leaveMemory replaces a saved sandbox that has memory by its files: it is
+// restored, stopped at once, and saved again without. Its programs may run for
+// some milliseconds in between, as they might have before a power cut.
+func (n *Node) leaveMemory(ctx context.Context, spec *driver.Spec) error {
+	again, err := os.Open(filepath.Join(spec.Dir, imageFile))
+	if err != nil {
+		spec.Image.Close()
+		return fmt.Errorf("restore the files of sandbox %s: %w", spec.ID, err)
+	}
+	files := filepath.Join(spec.Dir, "files")
+	err = n.saveFiles(ctx, *spec, files)
+	if err != nil {
+		again.Close()
+		return fmt.Errorf("restore the files of sandbox %s: %w", spec.ID, err)
+	}
+	spec.Image = again
+	spec.Saved = &driver.Saved{Dir: files, Check: func() error { return nil }} // written a moment ago
+	return nil
+}
+
+func (n *Node) saveFiles(ctx context.Context, spec driver.Spec, dir string) error {
+	inst, err := n.Driver.Start(ctx, spec)
+	if err != nil {
+		return err
+	}
+	if err := inst.Freeze(ctx); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	if err := inst.Save(ctx, dir, false); err != nil {
+		return err
+	}
+	return n.Driver.Destroy(ctx, spec.ID, spec.Dir)
+}
+
+// Verify reads a snapshot and compares it with its hashes.
+func (n *Node) Verify(ctx context.Context, id soulbox.SnapshotID) error {
+	return n.snapshots.Verify(ctx, id)
+}
+
+// RemoveSnapshot deletes a snapshot. An unknown one succeeds.
+func (n *Node) RemoveSnapshot(_ context.Context, id soulbox.SnapshotID) error {
+	return n.snapshots.Remove(id)
+}
+
+// Snapshots lists the snapshots that are whole, with their sizes on disk.
+func (n *Node) Snapshots(ctx context.Context) (map[soulbox.SnapshotID]soulbox.Bytes, error) {
+	return n.snapshots.List(ctx)
+}

@@ -1,0 +1,112 @@
+package node
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/prometheus/procfs"
+
+	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/node/guest"
+	"github.com/soulbox/soulbox/node/pool"
+)
+
+// Reserve returns the id of a sandbox that waits ready made for a template.
+// Create with that id takes it; so does Destroy. ok is false when none waits.
+// It does no I/O, and what was asked for is made ahead from then on.
+func (n *Node) Reserve(t *soulbox.Template) (id soulbox.SandboxID, ok bool) {
+	return n.pool.Take(t)
+}
+
+// Expect has count sandboxes of a template made ahead before anybody asks.
+func (n *Node) Expect(t *soulbox.Template, count int) { n.pool.Expect(t, count) }
+
+// Pools tells how many sandboxes wait for each template, and how many should.
+func (n *Node) Pools() []pool.Stat { return n.pool.Stats() }
+
+// warmSize is what a waiting sandbox takes of the machine's memory: sentry and
+// stubs, with some room; see docs/benchmarks.md.
+const warmSize = 12 * soulbox.MiB
+
+func (n *Node) openPool() {
+	n.pool = pool.New(pool.Options{
+		Log: n.Log, Make: n.makeWarm, Drop: n.dropWarm, Free: freeMemory,
+		Each: warmSize, Budget: n.WarmMemory, Floor: n.WarmFloor,
+	})
+}
+
+// freeMemory returns what the machine could still hand out.
+func freeMemory() (soulbox.Bytes, error) {
+	fs, err := procfs.NewDefaultFS()
+	if err != nil {
+		return 0, err
+	}
+	info, err := fs.Meminfo()
+	if err != nil {
+		return 0, err
+	}
+	if info.MemAvailableBytes == nil {
+		return 0, fmt.Errorf("the kernel does not tell how much memory is available")
+	}
+	return soulbox.Bytes(*info.MemAvailableBytes), nil
+}
+
+// makeWarm makes a sandbox of t that belongs to nobody.
+func (n *Node) makeWarm(ctx context.Context, t *soulbox.Template) (soulbox.SandboxID, error) {
+	image, err := n.Images.Hold(t.Image)
+	if err != nil {
+		return "", err
+	}
+	id := soulbox.NewSandboxID()
+	f, err := n.start(ctx, record{ID: id, Size: t.Size, Secure: true, Internet: true, Image: t.Image, Warm: true}, origin{image: image})
+	if err != nil {
+		return "", err
+	}
+	// It hears now what will be the same whoever takes it, which is most of the
+	// work, and has no token yet: nobody but us can reach it.
+	if err := n.tell(ctx, f, t, guest.Identity{Env: t.Env}); err != nil {
+		n.undo(ctx, f)
+		return "", err
+	}
+	n.mu.Lock()
+	n.warm[id] = f
+	n.mu.Unlock()
+	n.Faults.Reach("node/warm")
+	return id, nil
+}
+
+// claim takes a warm sandbox away from everybody else, or returns nil.
+func (n *Node) claim(id soulbox.SandboxID) *fresh {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	f := n.warm[id]
+	delete(n.warm, id)
+	return f
+}
+
+// dropWarm destroys a sandbox that nobody took.
+func (n *Node) dropWarm(id soulbox.SandboxID) {
+	if f := n.claim(id); f != nil {
+		n.undo(n.ctx, f)
+	}
+}
+
+// adopt makes a claimed sandbox that of somebody, or undoes it.
+func (n *Node) adopt(ctx context.Context, f *fresh, sb *soulbox.Sandbox, t *soulbox.Template) error {
+	if f.record.Image != t.Image || f.record.Size != sb.Size {
+		n.undo(ctx, f)
+		return soulbox.Errorf(soulbox.Conflict, "warm sandbox %s is of another template", sb.ID)
+	}
+	r := &f.record
+	r.Warm, r.Secure, r.Internet = false, sb.Secure, sb.Network.Internet
+	err := r.save(f.dir)
+	n.Faults.Reach("node/claimed")
+	if err == nil && !r.Internet {
+		err = n.net.SetInternet(ctx, r.Slot, false)
+	}
+	if err != nil {
+		n.undo(ctx, f)
+		return fmt.Errorf("claim warm sandbox %s: %w", sb.ID, err)
+	}
+	return n.introduce(ctx, f, sb, t, "")
+}
