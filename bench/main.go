@@ -79,15 +79,11 @@ func run(ctx context.Context, asJSON bool, rounds int, data string, soaking time
 		data = filepath.Join(dir, "data")
 	}
 	fmt.Fprintln(os.Stderr, "bench: starting a server (a new data folder builds its base template first)")
-	srv, err := start(ctx, data)
+	srv, c, err := start(ctx, data, true)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, srv.stop()) }()
-	c, err := client.New(client.Options{APIURL: srv.url, APIKey: srv.key})
-	if err != nil {
-		return err
-	}
 
 	if soaking > 0 {
 		fmt.Printf("Machine: %s\n\n", machine())
@@ -98,11 +94,21 @@ func run(ctx context.Context, asJSON bool, rounds int, data string, soaking time
 		name    string
 		measure func() ([]row, error)
 	}{
-		{"the JavaScript SDK", func() ([]row, error) { return sdk(ctx, srv, rounds) }},
+		{"the JavaScript SDK", func() ([]row, error) { return sdk(ctx, srv, rounds, "warm") }},
 		{"reads at 1,000 a second", func() ([]row, error) { return reads(ctx, srv) }},
 		{"files", func() ([]row, error) { return files(ctx, c) }},
-		{"memory of idle sandboxes", func() ([]row, error) { return memory(ctx, c, data) }},
 		{"create and destroy", func() ([]row, error) { return churn(ctx, c) }},
+		{"creates without a warm pool", func() (rows []row, err error) {
+			// From here on, of a server that makes nothing ahead.
+			if err := srv.stop(); err != nil {
+				return nil, err
+			}
+			if srv, c, err = start(ctx, data, false); err != nil {
+				return nil, err
+			}
+			return sdk(ctx, srv, rounds, "cold")
+		}},
+		{"memory of idle sandboxes", func() ([]row, error) { return memory(ctx, c, data) }},
 		{"Docker", func() ([]row, error) { return docker(ctx, data) }},
 	} {
 		fmt.Fprintln(os.Stderr, "bench: measuring", part.name)
@@ -156,7 +162,21 @@ type server struct {
 
 const startTimeout = 5 * time.Minute
 
-func start(ctx context.Context, data string) (*server, error) {
+// start starts a server on a data folder and returns a client of it. Without
+// warm, it makes no sandbox before it is asked for.
+func start(ctx context.Context, data string, warm bool) (*server, *client.Client, error) {
+	s, err := startServer(ctx, data, warm)
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := client.New(client.Options{APIURL: s.url, APIKey: s.key})
+	if err != nil {
+		return nil, nil, errors.Join(err, s.stop())
+	}
+	return s, c, nil
+}
+
+func startServer(ctx context.Context, data string, warm bool) (*server, error) {
 	s := &server{data: data}
 	log, err := os.Create(data + ".log")
 	if errors.Is(err, os.ErrNotExist) {
@@ -166,7 +186,15 @@ func start(ctx context.Context, data string) (*server, error) {
 		return nil, err
 	}
 	defer log.Close()
-	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), "bin/soulbox", "serve", "--data", data, "--listen", "127.0.0.1:0", "--metrics", "off")
+	args := []string{"serve", "--data", data, "--listen", "127.0.0.1:0", "--metrics", "off"}
+	if !warm {
+		config := data + ".yaml"
+		if err := os.WriteFile(config, []byte("warm_mb: -1\n"), 0o600); err != nil {
+			return nil, err
+		}
+		args = append(args, "--config", config)
+	}
+	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), "bin/soulbox", args...) //nolint:gosec // our own program
 	s.cmd.Stderr = log
 	if err := s.cmd.Start(); err != nil {
 		return nil, err
@@ -215,23 +243,30 @@ func (s *server) env() []string {
 	return append(os.Environ(), "E2B_API_KEY="+s.key, "E2B_API_URL="+s.url, "E2B_SANDBOX_URL="+s.url)
 }
 
-// sdk measures through the published JavaScript SDK.
-func sdk(ctx context.Context, s *server, rounds int) ([]row, error) {
-	cmd := exec.CommandContext(ctx, "node", "bench/sdk.mjs", fmt.Sprint(rounds))
+// sdk measures through the published JavaScript SDK. mode is that of sdk.mjs.
+func sdk(ctx context.Context, s *server, rounds int, mode string) ([]row, error) {
+	cmd := exec.CommandContext(ctx, "node", "bench/sdk.mjs", fmt.Sprint(rounds), mode)
 	cmd.Env = s.env()
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
 		return nil, err
 	}
-	var got struct{ Create, First, Kill, Run, Inside []float64 }
+	var got struct{ Create, First, Kill, Burst, Run, Inside []float64 }
 	if err := json.Unmarshal(out, &got); err != nil {
 		return nil, err
 	}
+	if mode == "cold" {
+		return []row{
+			{Name: "create, none waits", Unit: "ms", Samples: got.Create, Note: "the same, with `warm_mb: -1`: every sandbox boots"},
+			{Name: "create and first command's result, none waits", Unit: "ms", Samples: got.First},
+		}, nil
+	}
 	overhead := row{Samples: got.Run}.summary().Median - row{Samples: got.Inside}.summary().Median
 	return []row{
-		{Name: "create", Unit: "ms", Samples: got.Create, Note: "e2b 2.51.0, no warm pool: every sandbox boots"},
+		{Name: "create", Unit: "ms", Samples: got.Create, Note: "e2b 2.51.0, a warm sandbox waits"},
 		{Name: "create and first command's result", Unit: "ms", Samples: got.First},
+		{Name: "create, burst of 20", Unit: "ms", Samples: got.Burst, Note: "at once, each from its own start; 20 wait"},
 		{Name: "`commands.run('true')`", Unit: "ms", Samples: got.Run},
 		{Name: "`bash -l -c true` inside", Unit: "ms", Samples: got.Inside, Note: "what bash itself costs"},
 		{Name: "command overhead", Unit: "ms", Samples: []float64{overhead}, Note: "difference of the two medians above"},
