@@ -194,7 +194,7 @@ func startServer(ctx context.Context, data string, warm bool) (*server, error) {
 		}
 		args = append(args, "--config", config)
 	}
-	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), "bin/soulbox", args...) //nolint:gosec // our own program
+	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), "bin/soulbox", args...)
 	s.cmd.Stderr = log
 	if err := s.cmd.Start(); err != nil {
 		return nil, err

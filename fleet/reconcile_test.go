@@ -20,7 +20,7 @@ func (h *house) row(id soulbox.SandboxID, state soulbox.State, left time.Duratio
 		StartedAt: now.Add(-time.Hour), ExpiresAt: now.Add(left), Network: soulbox.Network{Internet: true}, Secure: true,
 	}
 	switch state {
-	case soulbox.Running:
+	case soulbox.Running, soulbox.Pausing, soulbox.Paused, soulbox.Resuming:
 	case soulbox.Starting:
 		sb.StartedAt = time.Time{}
 	case soulbox.Ending, soulbox.Ended:
