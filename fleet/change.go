@@ -41,10 +41,10 @@ func (f *Fleet) setExpiry(ctx context.Context, team soulbox.TeamID, id soulbox.S
 		}
 		record, cancel := detached(ctx)
 		defer cancel()
-		if err := f.opts.Store.SetSandboxExpiry(record, id, at); err != nil {
+		if err := f.opts.Store.SetSandboxExpiry(record, id, at, d); err != nil {
 			return fmt.Errorf("set timeout of sandbox %s: %w", id, err)
 		}
-		sb.ExpiresAt = at
+		sb.ExpiresAt, sb.Timeout = at, d
 		return nil
 	})
 }

@@ -58,6 +58,7 @@ func (f *Fleet) Create(ctx context.Context, req soulbox.CreateRequest) (*soulbox
 		State:     soulbox.Starting,
 		CreatedAt: created,
 		ExpiresAt: created.Add(req.Timeout),
+		Timeout:   req.Timeout,
 		Size:      tpl.Size,
 		Network:   req.Network,
 		Secure:    req.Secure,

@@ -27,7 +27,7 @@ func TestCreate(t *testing.T) {
 	}
 	want := &soulbox.Sandbox{
 		ID: sb.ID, Team: "us", Template: "t0base", Alias: "base", Node: "node1", State: soulbox.Running,
-		CreatedAt: sb.CreatedAt, StartedAt: sb.StartedAt, ExpiresAt: sb.StartedAt.Add(5 * time.Minute),
+		CreatedAt: sb.CreatedAt, StartedAt: sb.StartedAt, ExpiresAt: sb.StartedAt.Add(5 * time.Minute), Timeout: req.Timeout,
 		Size:    soulbox.Size{CPUs: 2, Memory: 512 * soulbox.MiB, Disk: soulbox.GiB, PIDs: 100},
 		Network: soulbox.Network{Internet: true}, Secure: true, Token: seed.AgentToken(sb.ID),
 		Env: map[string]string{"A": "1"}, Metadata: map[string]string{"user": "7"},

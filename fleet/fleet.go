@@ -52,7 +52,7 @@ type records interface {
 
 	InsertSandbox(ctx context.Context, sb *soulbox.Sandbox) error
 	MoveSandbox(ctx context.Context, sb *soulbox.Sandbox, from soulbox.State) error
-	SetSandboxExpiry(ctx context.Context, id soulbox.SandboxID, at time.Time) error
+	SetSandboxExpiry(ctx context.Context, id soulbox.SandboxID, at time.Time, timeout time.Duration) error
 	SetSandboxNetwork(ctx context.Context, id soulbox.SandboxID, n soulbox.Network) error
 	Sandbox(ctx context.Context, id soulbox.SandboxID) (*soulbox.Sandbox, error)
 	Sandboxes(ctx context.Context, f soulbox.SandboxFilter) (soulbox.SandboxPage, error)

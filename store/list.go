@@ -37,7 +37,7 @@ func (s *Store) sandboxes(ctx context.Context, f soulbox.SandboxFilter) (soulbox
 		order, beyond = `listed_at, id`, `>`
 	}
 	if f.Cursor != "" {
-		at, id, err := parseCursor(f.Cursor)
+		at, id, err := parseCursor[soulbox.SandboxID](f.Cursor)
 		if err != nil {
 			return page, err
 		}
@@ -72,7 +72,7 @@ func selection(f soulbox.SandboxFilter) *conditions {
 
 	states := f.States
 	if len(states) == 0 {
-		states = []soulbox.State{soulbox.Starting, soulbox.Running}
+		states = []soulbox.State{soulbox.Starting, soulbox.Running, soulbox.Pausing, soulbox.Paused, soulbox.Resuming}
 	}
 	var in []any
 	for _, st := range states {
@@ -112,13 +112,16 @@ func (c *conditions) and(part string, args ...any) {
 
 func (c *conditions) text() string { return strings.Join(c.parts, ` AND `) }
 
-// cursor names a place in a list: behind the sandbox listed at that time.
-func cursor(at int64, id soulbox.SandboxID) string {
+// cursor names a place in a list: behind the thing listed at that time.
+func cursor[ID ~string](at int64, id ID) string {
 	return base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, "%d:%s", at, id))
 }
 
 // parseCursor is the reverse of cursor.
-func parseCursor(s string) (at int64, id soulbox.SandboxID, err error) {
+func parseCursor[ID interface {
+	~string
+	Valid() bool
+}](s string) (at int64, id ID, err error) {
 	bad := soulbox.Errorf(soulbox.Invalid, "the cursor %.100q is not one that this server gave out", s)
 	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
 	if err != nil {
@@ -129,7 +132,7 @@ func parseCursor(s string) (at int64, id soulbox.SandboxID, err error) {
 		return 0, "", bad
 	}
 	at, err = strconv.ParseInt(text, 10, 64)
-	id = soulbox.SandboxID(name)
+	id = ID(name)
 	if err != nil || !id.Valid() || cursor(at, id) != s {
 		return 0, "", bad
 	}

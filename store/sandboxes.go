@@ -13,7 +13,8 @@ import (
 )
 
 const sandboxColumns = `id, team, template, alias, node, state, created_at, started_at, expires_at, listed_at,
-	ended_at, ended_by, end_reason, cpus, memory, disk, pids, network, secure, env, metadata`
+	ended_at, ended_by, end_reason, cpus, memory, disk, pids, network, secure, env, metadata,
+	timeout_us, lifecycle, pause_snapshot, pause_memory, paused_at, from_snapshot`
 
 // network is how a soulbox.Network is stored. A new field must mean the old
 // behaviour when it is absent.
@@ -21,7 +22,15 @@ type network struct {
 	Internet bool `json:"internet"`
 }
 
-// InsertSandbox remembers a new sandbox.
+// lifecycle is how a soulbox.Lifecycle is stored. The rule for network holds
+// here, too: rows from before there was one say "{}".
+type lifecycle struct {
+	Pause     bool `json:"pause,omitempty"`
+	FilesOnly bool `json:"filesOnly,omitempty"`
+	Wake      bool `json:"wake,omitempty"`
+}
+
+// InsertSandbox remembers a new sandbox. A Pause without a snapshot is none.
 func (s *Store) InsertSandbox(ctx context.Context, sb *soulbox.Sandbox) error {
 	env, err := pairs(sb.Env).text()
 	if err != nil {
@@ -35,19 +44,22 @@ func (s *Store) InsertSandbox(ctx context.Context, sb *soulbox.Sandbox) error {
 	if err != nil {
 		return wrap(err, "insert sandbox", sb.ID)
 	}
-	var end soulbox.End
-	if sb.End != nil {
-		end = *sb.End
+	cycle, err := json.Marshal(lifecycle(sb.Lifecycle))
+	if err != nil {
+		return wrap(err, "insert sandbox", sb.ID)
 	}
+	end, pause := orZero(sb.End), orZero(sb.Pause)
 	err = s.atomically(ctx, func(tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `
 			INSERT INTO sandboxes (`+sandboxColumns+`)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)`,
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
+				$22, $23, $24, $25, $26, $27)`,
 			string(sb.ID), string(sb.Team), string(sb.Template), sb.Alias, string(sb.Node), string(sb.State),
 			micros(sb.CreatedAt), micros(sb.StartedAt), micros(sb.ExpiresAt), listedAt(sb),
 			micros(end.At), string(end.By), end.Reason,
 			sb.Size.CPUs, int64(sb.Size.Memory), int64(sb.Size.Disk), sb.Size.PIDs,
-			string(net), sb.Secure, env, metadata)
+			string(net), sb.Secure, env, metadata,
+			sb.Timeout.Microseconds(), string(cycle), string(pause.Snapshot), pause.Memory, micros(pause.At), string(sb.From))
 		if err != nil {
 			return err
 		}
@@ -73,42 +85,58 @@ func listedAt(sb *soulbox.Sandbox) int64 {
 	return micros(sb.StartedAt)
 }
 
-// MoveSandbox stores sb's state, its times and its end, provided that the
-// state stored until now is from. Otherwise it is a Conflict and nothing
-// changes. A sandbox that becomes running counts as a start of its template.
-func (s *Store) MoveSandbox(ctx context.Context, sb *soulbox.Sandbox, from soulbox.State) error {
-	var end soulbox.End
-	if sb.End != nil {
-		end = *sb.End
+// orZero returns what p points to, or the zero value when that is nothing.
+func orZero[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
 	}
+	return v
+}
+
+// MoveSandbox stores sb's state, its times, its timeout and lifecycle, what it
+// comes back from, its last snapshot and its end, provided that the state
+// stored until now is from. Otherwise it is a Conflict and nothing changes.
+// From may be the state that sb has, which stores the rest. A sandbox that
+// becomes running for the first time counts as a start of its template.
+func (s *Store) MoveSandbox(ctx context.Context, sb *soulbox.Sandbox, from soulbox.State) error {
+	op := fmt.Sprintf("move to %s sandbox", sb.State)
+	cycle, err := json.Marshal(lifecycle(sb.Lifecycle))
+	if err != nil {
+		return wrap(err, op, sb.ID)
+	}
+	end, pause := orZero(sb.End), orZero(sb.Pause)
 	miss := soulbox.Errorf(soulbox.Conflict, "sandbox %s is not %s any more", sb.ID, from)
-	err := s.atomically(ctx, func(tx *sql.Tx) error {
+	err = s.atomically(ctx, func(tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, `
 			UPDATE sandboxes SET state = $1, started_at = $2, expires_at = $3, listed_at = $4,
-				ended_at = $5, ended_by = $6, end_reason = $7
-			WHERE id = $8 AND state = $9`,
+				ended_at = $5, ended_by = $6, end_reason = $7, timeout_us = $8, lifecycle = $9,
+				pause_snapshot = $10, pause_memory = $11, paused_at = $12, from_snapshot = $13
+			WHERE id = $14 AND state = $15`,
 			string(sb.State), micros(sb.StartedAt), micros(sb.ExpiresAt), listedAt(sb),
-			micros(end.At), string(end.By), end.Reason, string(sb.ID), string(from))
+			micros(end.At), string(end.By), end.Reason, sb.Timeout.Microseconds(), string(cycle),
+			string(pause.Snapshot), pause.Memory, micros(pause.At), string(sb.From),
+			string(sb.ID), string(from))
 		if err != nil {
 			return err
 		}
 		if err := oneRow(res, miss); err != nil {
 			return err
 		}
-		if sb.State != soulbox.Running {
+		if from != soulbox.Starting || sb.State != soulbox.Running {
 			return nil
 		}
 		_, err = tx.ExecContext(ctx, `UPDATE templates SET starts = starts + 1 WHERE id = $1`, string(sb.Template))
 		return err
 	})
-	return wrap(err, fmt.Sprintf("move to %s sandbox", sb.State), sb.ID)
+	return wrap(err, op, sb.ID)
 }
 
-// SetSandboxExpiry changes until when a running sandbox runs. It is a Conflict
-// when the sandbox does not run.
-func (s *Store) SetSandboxExpiry(ctx context.Context, id soulbox.SandboxID, at time.Time) error {
+// SetSandboxExpiry changes until when a running sandbox runs, and the timeout
+// that led to it. It is a Conflict when the sandbox does not run.
+func (s *Store) SetSandboxExpiry(ctx context.Context, id soulbox.SandboxID, at time.Time, timeout time.Duration) error {
 	err := s.change(ctx, soulbox.Errorf(soulbox.Conflict, "sandbox %s does not run", id),
-		`UPDATE sandboxes SET expires_at = $1 WHERE id = $2 AND state = $3`, micros(at), string(id), string(soulbox.Running))
+		`UPDATE sandboxes SET expires_at = $1, timeout_us = $2 WHERE id = $3 AND state = $4`,
+		micros(at), timeout.Microseconds(), string(id), string(soulbox.Running))
 	return wrap(err, "set expiry of sandbox", id)
 }
 
@@ -133,11 +161,14 @@ func (s *Store) Sandbox(ctx context.Context, id soulbox.SandboxID) (*soulbox.San
 // UnendedSandboxes returns every sandbox that is not ended yet, of all teams,
 // and those that ended at or after since.
 func (s *Store) UnendedSandboxes(ctx context.Context, since time.Time) ([]*soulbox.Sandbox, error) {
+	// Less or greater, and not just unequal, because an index by state serves
+	// only the former: most sandboxes have ended.
+	ended := string(soulbox.Ended)
 	all, err := collect(ctx, s.b.Read, scanSandbox, `
 		SELECT `+sandboxColumns+` FROM sandboxes
-		WHERE state IN ($1, $2, $3) OR (state = $4 AND ended_at >= $5)
+		WHERE state < $1 OR state > $2 OR (state = $3 AND ended_at >= $4)
 		ORDER BY created_at, id`,
-		string(soulbox.Starting), string(soulbox.Running), string(soulbox.Ending), string(soulbox.Ended), micros(since))
+		ended, ended, ended, micros(since))
 	return all, wrap(err, "list", "unended sandboxes")
 }
 
@@ -151,8 +182,8 @@ func (s *Store) SandboxesEndedBefore(ctx context.Context, t time.Time, limit int
 	return ids, wrap(err, "list", "long-ended sandboxes")
 }
 
-// DeleteSandbox forgets an ended sandbox. It is a Conflict when the sandbox is
-// not ended or not there.
+// DeleteSandbox forgets an ended sandbox. Its snapshots stay. It is a Conflict
+// when the sandbox is not ended or not there.
 func (s *Store) DeleteSandbox(ctx context.Context, id soulbox.SandboxID) error {
 	err := s.change(ctx, soulbox.Errorf(soulbox.Conflict, "sandbox %s is not ended", id),
 		`DELETE FROM sandboxes WHERE id = $1 AND state = $2`, string(id), string(soulbox.Ended))
@@ -162,12 +193,14 @@ func (s *Store) DeleteSandbox(ctx context.Context, id soulbox.SandboxID) error {
 func scanSandbox(r row) (*soulbox.Sandbox, error) {
 	var sb soulbox.Sandbox
 	var end soulbox.End
-	var created, started, expires, listed, ended int64
-	var net, env, metadata string
+	var pause soulbox.Pause
+	var created, started, expires, listed, ended, timeout, paused int64
+	var net, env, metadata, cycle string
 	err := r.Scan(&sb.ID, &sb.Team, &sb.Template, &sb.Alias, &sb.Node, &sb.State,
 		&created, &started, &expires, &listed, &ended, &end.By, &end.Reason,
 		&sb.Size.CPUs, &sb.Size.Memory, &sb.Size.Disk, &sb.Size.PIDs,
-		&net, &sb.Secure, &env, &metadata)
+		&net, &sb.Secure, &env, &metadata,
+		&timeout, &cycle, &pause.Snapshot, &pause.Memory, &paused, &sb.From)
 	if err != nil {
 		return nil, err
 	}
@@ -176,6 +209,11 @@ func scanSandbox(r row) (*soulbox.Sandbox, error) {
 		return nil, err
 	}
 	sb.Network = soulbox.Network(n)
+	var l lifecycle
+	if err := json.Unmarshal([]byte(cycle), &l); err != nil {
+		return nil, err
+	}
+	sb.Lifecycle = soulbox.Lifecycle(l)
 	if sb.Env, err = parsePairs(env); err != nil {
 		return nil, err
 	}
@@ -183,6 +221,11 @@ func scanSandbox(r row) (*soulbox.Sandbox, error) {
 		return nil, err
 	}
 	sb.CreatedAt, sb.StartedAt, sb.ExpiresAt = instant(created), instant(started), instant(expires)
+	sb.Timeout = time.Duration(timeout) * time.Microsecond
+	if pause.Snapshot != "" {
+		pause.At = instant(paused)
+		sb.Pause = &pause
+	}
 	if ended != 0 {
 		end.At = instant(ended)
 		sb.End = &end

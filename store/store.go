@@ -13,6 +13,12 @@
 // from. When two want to move the same sandbox, one of them finds no row to
 // change and gets a Conflict.
 //
+// # Snapshots
+//
+// The record of a snapshot is there before its first byte is on disk, and says
+// that it is not ready. Lists and names do not show it until it is; whoever
+// cleans up after a crash sees all of them.
+//
 // # Errors
 //
 // What does not exist is [soulbox.NotFound], what exists already or has moved
@@ -37,7 +43,7 @@ import (
 //go:embed migration/*.sql
 var migrations embed.FS
 
-// A Store remembers teams, keys, templates, sandboxes and their usage. All
+// A Store remembers teams, keys, templates, sandboxes, snapshots and usage. All
 // methods are safe for concurrent use.
 type Store struct {
 	b Backend

@@ -2,6 +2,7 @@ package postgres_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/pressly/goose/v3"
 
 	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/store"
@@ -146,6 +148,13 @@ func open(t *testing.T, url string) *store.Store {
 
 func TestStore(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) *store.Store { return open(t, pg.create(t)) })
+}
+
+func TestUpgrade(t *testing.T) {
+	url := pg.create(t)
+	storetest.RunUpgrade(t, "../migration", goose.DialectPostgres,
+		func() (*sql.DB, error) { return sql.Open("pgx", url) },
+		func() (*store.Store, error) { return postgres.Open(t.Context(), url) })
 }
 
 func TestReopen(t *testing.T) {

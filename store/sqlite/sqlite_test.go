@@ -3,12 +3,15 @@ package sqlite_test
 import (
 	"bufio"
 	"context"
+	"database/sql"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/pressly/goose/v3"
 
 	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/store"
@@ -34,6 +37,13 @@ func TestStore(t *testing.T) {
 	storetest.Run(t, func(t *testing.T) *store.Store {
 		return open(t, filepath.Join(t.TempDir(), "odd ?#% name.db"))
 	})
+}
+
+func TestUpgrade(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "soulbox.db")
+	storetest.RunUpgrade(t, "../migration", goose.DialectSQLite3,
+		func() (*sql.DB, error) { return sql.Open("sqlite", path) },
+		func() (*store.Store, error) { return sqlite.Open(t.Context(), path) })
 }
 
 func TestReopen(t *testing.T) {

@@ -19,6 +19,9 @@ func testSandboxRoundTrip(t *testing.T, s *store.Store) {
 	full.Network.Internet, full.Secure = true, true
 	full.Env, full.Metadata = map[string]string{"A": "1"}, map[string]string{"user": "7"}
 	full.State, full.End = soulbox.Ended, &soulbox.End{At: at(9), By: soulbox.ByOOM, Reason: "it used more memory than it had"}
+	full.Timeout = 90*time.Minute + time.Microsecond
+	full.Lifecycle = soulbox.Lifecycle{Pause: true, FilesOnly: true, Wake: true}
+	full.Pause, full.From = &soulbox.Pause{Snapshot: "s1", Memory: true, At: at(7)}, "s0"
 	bare := &soulbox.Sandbox{ID: "ibare", Team: team.ID, State: soulbox.Starting, CreatedAt: at(1), ExpiresAt: at(2)}
 	for _, sb := range []*soulbox.Sandbox{full, bare} {
 		must(t, s.InsertSandbox(ctx, sb))
@@ -76,6 +79,44 @@ func testSandboxMoves(t *testing.T, s *store.Store) {
 	wantKind(t, "MoveSandbox of an unknown one", s.MoveSandbox(ctx, ghost, soulbox.Starting), soulbox.Conflict)
 }
 
+// testSandboxPauses takes a sandbox through everything that sets and clears
+// its Pause, and lets each move change what else it may.
+func testSandboxPauses(t *testing.T, s *store.Store) {
+	ctx := t.Context()
+	team := makeTeam(t, s, "one")
+	sb := sandbox(team, 1)
+	must(t, s.InsertSandbox(ctx, sb))
+	for _, step := range []struct {
+		what   string
+		to     soulbox.State
+		change func()
+	}{
+		{"a checkpoint while it runs", soulbox.Running, func() { sb.From = "s1" }},
+		{"a pause begins", soulbox.Pausing, func() { sb.Pause = &soulbox.Pause{Snapshot: "s2", Memory: true} }},
+		{"it fails", soulbox.Running, func() { sb.Pause = nil }},
+		{"another begins", soulbox.Pausing, func() { sb.Pause = &soulbox.Pause{Snapshot: "s3", Memory: true, At: at(2)} }},
+		{"it is paused", soulbox.Paused, func() { sb.From, sb.Pause.At = "s3", at(3) }},
+		{"a resume without memory", soulbox.Resuming, func() { sb.Pause.Memory = false }},
+		{"it fails", soulbox.Paused, func() { sb.Pause.Memory = true }},
+		{"another", soulbox.Resuming, func() {
+			sb.Timeout, sb.Lifecycle = 7*time.Minute, soulbox.Lifecycle{Pause: true}
+		}},
+		{"it runs", soulbox.Running, func() { sb.Pause, sb.StartedAt, sb.ExpiresAt = nil, at(4), at(11) }},
+		{"a rollback", soulbox.Resuming, func() { sb.Pause = &soulbox.Pause{Snapshot: "s1", Memory: true, At: at(1)} }},
+		{"it runs again", soulbox.Running, func() {
+			sb.Pause, sb.From, sb.Lifecycle = nil, "s1", soulbox.Lifecycle{Wake: true, FilesOnly: true}
+		}},
+	} {
+		from := sb.State
+		sb.State = step.to
+		step.change()
+		must(t, s.MoveSandbox(ctx, sb, from))
+		got, err := s.Sandbox(ctx, sb.ID)
+		must(t, err)
+		wantSame(t, "Sandbox after: "+step.what, got, sb)
+	}
+}
+
 // testSandboxMovesOnce lets many end one sandbox: exactly one may do it.
 func testSandboxMovesOnce(t *testing.T, s *store.Store) {
 	ctx := t.Context()
@@ -106,18 +147,21 @@ func testSandboxChanges(t *testing.T, s *store.Store) {
 	team := makeTeam(t, s, "one")
 	sb := sandbox(team, 1)
 	must(t, s.InsertSandbox(ctx, sb))
-	must(t, s.SetSandboxExpiry(ctx, sb.ID, at(99)))
+	must(t, s.SetSandboxExpiry(ctx, sb.ID, at(99), 3*time.Hour))
 	must(t, s.SetSandboxNetwork(ctx, sb.ID, soulbox.Network{Internet: true}))
-	sb.ExpiresAt, sb.Network.Internet = at(99), true
+	sb.ExpiresAt, sb.Timeout, sb.Network.Internet = at(99), 3*time.Hour, true
 	got, err := s.Sandbox(ctx, sb.ID)
 	must(t, err)
 	wantSame(t, "Sandbox after changes", got, sb)
 
-	sb.State, sb.End = soulbox.Ending, &soulbox.End{At: at(2), By: soulbox.ByClient}
+	sb.State = soulbox.Paused
 	must(t, s.MoveSandbox(ctx, sb, soulbox.Running))
-	wantKind(t, "SetSandboxExpiry of an ending one", s.SetSandboxExpiry(ctx, sb.ID, at(100)), soulbox.Conflict)
+	wantKind(t, "SetSandboxExpiry of a paused one", s.SetSandboxExpiry(ctx, sb.ID, at(100), time.Hour), soulbox.Conflict)
+	sb.State, sb.End = soulbox.Ending, &soulbox.End{At: at(2), By: soulbox.ByClient}
+	must(t, s.MoveSandbox(ctx, sb, soulbox.Paused))
+	wantKind(t, "SetSandboxExpiry of an ending one", s.SetSandboxExpiry(ctx, sb.ID, at(100), time.Hour), soulbox.Conflict)
 	wantKind(t, "SetSandboxNetwork of an ending one", s.SetSandboxNetwork(ctx, sb.ID, soulbox.Network{}), soulbox.Conflict)
-	wantKind(t, "SetSandboxExpiry of an unknown one", s.SetSandboxExpiry(ctx, "inobody", at(100)), soulbox.Conflict)
+	wantKind(t, "SetSandboxExpiry of an unknown one", s.SetSandboxExpiry(ctx, "inobody", at(100), time.Hour), soulbox.Conflict)
 }
 
 // inState inserts a sandbox that was created at minute n and is in a state.
@@ -147,6 +191,9 @@ func testUnended(t *testing.T, s *store.Store) {
 		inState(t, s, one, 1, soulbox.Starting),
 		inState(t, s, two, 2, soulbox.Running),
 		inState(t, s, one, 3, soulbox.Ending),
+		inState(t, s, one, 5, soulbox.Pausing),
+		inState(t, s, two, 6, soulbox.Paused),
+		inState(t, s, one, 7, soulbox.Resuming),
 		inState(t, s, one, 8, soulbox.Ended),
 	}
 	inState(t, s, one, 4, soulbox.Ended)
@@ -173,6 +220,14 @@ func testDeleteSandbox(t *testing.T, s *store.Store) {
 	wantKind(t, "DeleteSandbox of a running one", s.DeleteSandbox(ctx, running.ID), soulbox.Conflict)
 	_, err = s.Sandbox(ctx, first.ID)
 	wantKind(t, "Sandbox after DeleteSandbox", err, soulbox.NotFound)
+
+	must(t, s.InsertSnapshot(ctx, snapshot(team, second.ID, 1)))
+	must(t, s.DeleteSandbox(ctx, second.ID))
+	left, err := s.SnapshotsOf(ctx, second.ID)
+	must(t, err)
+	if len(left) != 1 {
+		t.Errorf("%d snapshots of a deleted sandbox, want it to keep its 1", len(left))
+	}
 }
 
 func testListFilters(t *testing.T, s *store.Store) {
@@ -191,6 +246,9 @@ func testListFilters(t *testing.T, s *store.Store) {
 	foreign := sandbox(two, 10)
 	foreign.Metadata = map[string]string{"n": "1"}
 	must(t, s.InsertSandbox(ctx, foreign))
+	for n, state := range []soulbox.State{soulbox.Pausing, soulbox.Paused, soulbox.Resuming} {
+		inState(t, s, one, 5+n, state)
+	}
 
 	every := []soulbox.State{soulbox.Starting, soulbox.Running, soulbox.Ending, soulbox.Ended}
 	for _, test := range []struct {
@@ -198,8 +256,9 @@ func testListFilters(t *testing.T, s *store.Store) {
 		filter soulbox.SandboxFilter
 		want   []int // newest first
 	}{
-		{"live by default", soulbox.SandboxFilter{}, []int{2, 1, 0}},
-		{"ascending", soulbox.SandboxFilter{Ascending: true}, []int{0, 1, 2}},
+		{"live by default", soulbox.SandboxFilter{}, []int{7, 6, 5, 2, 1, 0}},
+		{"ascending", soulbox.SandboxFilter{Ascending: true}, []int{0, 1, 2, 5, 6, 7}},
+		{"paused ones", soulbox.SandboxFilter{States: []soulbox.State{soulbox.Paused}}, []int{6}},
 		{"one state", soulbox.SandboxFilter{States: []soulbox.State{soulbox.Ended}}, []int{4}},
 		{"all states", soulbox.SandboxFilter{States: every}, []int{4, 3, 2, 1, 0}},
 		{"metadata", soulbox.SandboxFilter{Metadata: map[string]string{"n": "1"}}, []int{1}},
@@ -208,10 +267,10 @@ func testListFilters(t *testing.T, s *store.Store) {
 		{"metadata, pairs crossed", soulbox.SandboxFilter{States: every, Metadata: map[string]string{"n": "true"}}, nil},
 		{"template by id", soulbox.SandboxFilter{Template: "tpl7"}, []int{2}},
 		{"template by name", soulbox.SandboxFilter{Template: "seven"}, []int{2}},
-		{"template by alias", soulbox.SandboxFilter{Template: "base"}, []int{1, 0}},
+		{"template by alias", soulbox.SandboxFilter{Template: "base"}, []int{7, 6, 5, 1, 0}},
 		{"template unknown", soulbox.SandboxFilter{Template: "none"}, nil},
-		{"started after", soulbox.SandboxFilter{StartedAfter: sandbox(one, 1).StartedAt.Add(time.Microsecond)}, []int{2}},
-		{"started at that moment", soulbox.SandboxFilter{StartedAfter: sandbox(one, 1).StartedAt}, []int{2, 1}},
+		{"started after", soulbox.SandboxFilter{StartedAfter: sandbox(one, 1).StartedAt.Add(time.Microsecond)}, []int{7, 6, 5, 2}},
+		{"started at that moment", soulbox.SandboxFilter{StartedAfter: sandbox(one, 1).StartedAt}, []int{7, 6, 5, 2, 1}},
 		{"team unknown", soulbox.SandboxFilter{Team: "nobody"}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -29,6 +29,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		"SandboxRoundTrip":    testSandboxRoundTrip,
 		"SandboxMoves":        testSandboxMoves,
 		"SandboxMovesOnce":    testSandboxMovesOnce,
+		"SandboxPauses":       testSandboxPauses,
 		"SandboxChanges":      testSandboxChanges,
 		"UnendedSandboxes":    testUnended,
 		"DeleteSandbox":       testDeleteSandbox,
@@ -36,6 +37,14 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		"ListPages":           testListPages,
 		"ListPagesStayStable": testListStable,
 		"ListBadCursor":       testListBadCursor,
+		"SnapshotRoundTrip":   testSnapshotRoundTrip,
+		"SnapshotFinish":      testSnapshotFinish,
+		"SnapshotNames":       testSnapshotNames,
+		"SnapshotNamesOnce":   testSnapshotNamesOnce,
+		"SnapshotLists":       testSnapshotLists,
+		"SnapshotPages":       testSnapshotPages,
+		"SnapshotPagesStable": testSnapshotPagesStable,
+		"SnapshotBadCursor":   testSnapshotBadCursor,
 		"HardText":            testHardText,
 		"Usage":               testUsage,
 		"ManyWriters":         testManyWriters,
@@ -65,7 +74,7 @@ func makeTeam(t *testing.T, s *store.Store, slug string) *soulbox.Team {
 func sandbox(team *soulbox.Team, n int) *soulbox.Sandbox {
 	return &soulbox.Sandbox{
 		ID: soulbox.SandboxID(fmt.Sprintf("isandbox%04d", n)), Team: team.ID, Template: "tpl1", Alias: "base", Node: "node1",
-		State: soulbox.Running, CreatedAt: at(n), StartedAt: at(n).Add(time.Second), ExpiresAt: at(n + 5),
+		State: soulbox.Running, CreatedAt: at(n), StartedAt: at(n).Add(time.Second), ExpiresAt: at(n + 5), Timeout: 5 * time.Minute,
 		Size: soulbox.Size{CPUs: 2, Memory: 512 * soulbox.MiB, Disk: 10 * soulbox.GiB, PIDs: 4096},
 	}
 }
@@ -229,10 +238,16 @@ func testTemplateStarts(t *testing.T, s *store.Store) {
 		sb.State = soulbox.Running
 		must(t, s.MoveSandbox(ctx, sb, soulbox.Starting))
 	}
+	again := sandbox(team, 0)
+	for _, to := range []soulbox.State{soulbox.Running, soulbox.Pausing, soulbox.Running, soulbox.Pausing, soulbox.Paused, soulbox.Resuming, soulbox.Running} {
+		from := again.State
+		again.State = to
+		must(t, s.MoveSandbox(ctx, again, from))
+	}
 	tpl, err := s.Template(ctx, "tpl1")
 	must(t, err)
 	if tpl.Starts != 3 {
-		t.Errorf("Starts = %d after 3 starts", tpl.Starts)
+		t.Errorf("Starts = %d after 3 starts and several resumes, want 3", tpl.Starts)
 	}
 }
 
