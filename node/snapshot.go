@@ -39,7 +39,12 @@ func (n *Node) Snapshot(ctx context.Context, id soulbox.SandboxID, snap *soulbox
 	}
 	s.saving.Lock()
 	defer s.saving.Unlock()
-	if hold {
+	if s.getStill() == perhaps {
+		if err := n.thaw(ctx, s); err != nil { // now it is certain
+			return 0, err
+		}
+	}
+	if hold && s.getStill() == no {
 		if err := s.setHeld(true); err != nil {
 			return 0, fmt.Errorf("hold sandbox %s: %w", id, err)
 		}
@@ -178,7 +183,16 @@ func (n *Node) leaveMemory(ctx context.Context, spec *driver.Spec) error {
 	return nil
 }
 
+// saveFiles uses a network of its own: a runtime may take over what is in a
+// namespace, and leaves nothing for the next.
 func (n *Node) saveFiles(ctx context.Context, spec driver.Spec, dir string) error {
+	lease, err := n.net.Take(ctx)
+	if err != nil {
+		spec.Image.Close()
+		return err
+	}
+	defer n.net.Release(lease.Slot)
+	spec.Netns, spec.Addr = lease.Path, lease.Addr.String()
 	inst, err := n.Driver.Start(ctx, spec)
 	if err != nil {
 		return err

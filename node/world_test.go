@@ -2,6 +2,8 @@ package node_test
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -91,7 +93,7 @@ func newWorld(t *testing.T) *world {
 	ignore := goleak.IgnoreCurrent()
 	t.Cleanup(func() { goleak.VerifyNone(t, ignore) })
 	w := &world{dir: t.TempDir(), agent: &agent{entries: make(chan string, 100)}, gone: make(chan soulbox.SandboxID, 100)}
-	w.driver = &testDriver{Driver: fake.New(w.agent), fails: &atomic.Pointer[failure]{}}
+	w.driver = &testDriver{Driver: fake.New(w.agent), fails: &atomic.Pointer[failure]{}, seen: &seen{}}
 	var err error
 	if w.images, err = rootfs.Open(slog.New(slog.DiscardHandler), filepath.Join(w.dir, "images")); err != nil {
 		t.Fatal(err)
@@ -134,7 +136,7 @@ func (w *world) options(t *testing.T) node.Options {
 // open opens the node as a server that starts does, and closes it in the end.
 func (w *world) open(t *testing.T, change ...func(*node.Options)) *node.Node {
 	t.Helper()
-	w.driver = &testDriver{Driver: w.driver.Reopen(), fails: w.driver.fails}
+	w.driver = &testDriver{Driver: w.driver.Reopen(), fails: w.driver.fails, seen: w.driver.seen}
 	o := w.options(t)
 	for _, c := range change {
 		c(&o)
@@ -327,12 +329,13 @@ func (w *world) wantGone(t *testing.T, ids ...soulbox.SandboxID) {
 	}
 }
 
-// An agent answers in all sandboxes.
+// An agent answers in all sandboxes. As the real one, it asks for the token
+// that its guest remembers, and begins without.
 type agent struct {
 	entries chan string // messages for the log; closed by nobody
 
 	mu      sync.Mutex
-	failing int    // status of /init; 0: as it should be
+	failing int    // status of /init and /health; 0: as it should be
 	hang    bool   // /init does not answer
 	got     []byte // the last /init
 	token   string // of the last request
@@ -343,6 +346,11 @@ func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.token = r.Header.Get("X-Access-Token")
 	failing, hang := a.failing, a.hang
 	a.mu.Unlock()
+	guest := fake.GuestOf(r)
+	if token, _ := guest.Recall(); token != "" && token != r.Header.Get("X-Access-Token") && r.URL.Path != "/health" {
+		w.WriteHeader(http.StatusUnauthorized)
+		return
+	}
 	switch r.URL.Path {
 	case "/init":
 		b := make([]byte, 64<<10)
@@ -350,14 +358,37 @@ func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.mu.Lock()
 		a.got = b[:n]
 		a.mu.Unlock()
+		var told struct {
+			AccessToken *string // absent: it stays as it is
+			SandboxID   string
+		}
+		if err := json.Unmarshal(b[:n], &told); err != nil {
+			w.WriteHeader(http.StatusBadRequest)
+			return
+		}
 		switch {
 		case hang:
 			<-r.Context().Done()
 		case failing != 0:
 			w.WriteHeader(failing)
 		default:
+			token, files := guest.Recall()
+			if told.AccessToken != nil {
+				token = *told.AccessToken
+			}
+			if files == "" {
+				files = "written by " + told.SandboxID
+			}
+			guest.Remember(token, files)
 			w.WriteHeader(http.StatusNoContent)
 		}
+	case "/health":
+		if failing != 0 {
+			w.WriteHeader(failing)
+		}
+	case "/whoami":
+		_, files := guest.Recall()
+		fmt.Fprint(w, files)
 	case "/soulbox/logs":
 		after, err := strconv.Atoi(r.URL.Query().Get("after"))
 		if err != nil {
@@ -389,17 +420,30 @@ func (a *agent) last() (body, token string) {
 	return string(a.got), a.token
 }
 
-// A failure says which calls of a driver fail, and until when Destroy takes;
-// nil: it does not wait.
+// A failure says which calls of a driver fail, and until when Destroy and Save
+// take; nil: they do not wait.
 type failure struct {
 	start, destroy, adopt error
-	until                 chan struct{}
+	freeze, thaw, save    error
+	restart               error // of a sandbox of files only
+	until, saving         chan struct{}
+	freezes               bool // Freeze fails after it has frozen
+}
+
+// seen is what the drivers of a world were asked for.
+type seen struct {
+	mu     sync.Mutex
+	starts []string
+	saves  int // under way, or over
 }
 
 // testDriver is the fake, failing when it is told to.
 type testDriver struct {
 	*fake.Driver
-	fails *atomic.Pointer[failure]
+	fails  *atomic.Pointer[failure]
+	seen   *seen
+	format string // of snapshots; empty: the fake's
+	bare   bool   // it cannot save memory
 }
 
 func (d *testDriver) failure() failure {
@@ -409,16 +453,42 @@ func (d *testDriver) failure() failure {
 	return failure{}
 }
 
+func (d *testDriver) Capabilities() driver.Capabilities {
+	c := d.Driver.Capabilities()
+	c.Memory = c.Memory && !d.bare
+	if d.format != "" {
+		c.Format = d.format
+	}
+	return c
+}
+
 func (d *testDriver) Start(ctx context.Context, spec driver.Spec) (driver.Instance, error) {
-	if err := d.failure().start; err != nil {
+	f, what := d.failure(), "boot"
+	if spec.Saved != nil {
+		what = map[bool]string{true: "memory", false: "files"}[spec.Saved.Memory]
+	}
+	if what == "files" && f.restart != nil {
+		f.start = f.restart
+	}
+	if f.start != nil {
 		spec.Image.Close()
-		return nil, err
+		return nil, f.start
 	}
 	if spec.Cgroup == nil || spec.Netns == "" || net.ParseIP(spec.Addr) == nil || spec.Size != size {
 		spec.Image.Close()
 		return nil, fmt.Errorf("spec %+v", spec)
 	}
-	return d.Driver.Start(ctx, spec)
+	d.seen.mu.Lock()
+	d.seen.starts = append(d.seen.starts, what)
+	d.seen.mu.Unlock()
+	return d.wrap(d.Driver.Start(ctx, spec))
+}
+
+func (d *testDriver) wrap(inst driver.Instance, err error) (driver.Instance, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &testInstance{inst, d}, nil
 }
 
 func (d *testDriver) Destroy(ctx context.Context, id soulbox.SandboxID, dir string) error {
@@ -436,5 +506,38 @@ func (d *testDriver) Adopt(ctx context.Context, id soulbox.SandboxID, dir string
 	if err := d.failure().adopt; err != nil {
 		return nil, err
 	}
-	return d.Driver.Adopt(ctx, id, dir)
+	return d.wrap(d.Driver.Adopt(ctx, id, dir))
+}
+
+// testInstance is the fake's, failing when its driver is told to.
+type testInstance struct {
+	driver.Instance
+	d *testDriver
+}
+
+func (i *testInstance) Freeze(ctx context.Context) error {
+	f := i.d.failure()
+	if f.freeze != nil && !f.freezes {
+		return f.freeze
+	}
+	return errors.Join(i.Instance.Freeze(ctx), f.freeze)
+}
+
+func (i *testInstance) Thaw(ctx context.Context) error {
+	if err := i.d.failure().thaw; err != nil {
+		return err
+	}
+	return i.Instance.Thaw(ctx)
+}
+
+// Save fails, if it does, with a part written.
+func (i *testInstance) Save(ctx context.Context, dir string, memory bool) error {
+	f := i.d.failure()
+	i.d.seen.mu.Lock()
+	i.d.seen.saves++
+	i.d.seen.mu.Unlock()
+	if f.saving != nil {
+		<-f.saving
+	}
+	return errors.Join(i.Instance.Save(ctx, dir, memory), f.save)
 }

@@ -106,7 +106,11 @@ func (a *Agent) Init(ctx context.Context, id Identity) error {
 
 // Ping returns when the agent has answered anything at all.
 func (a *Agent) Ping(ctx context.Context) error {
-	res, err := a.do(ctx, http.MethodGet, "/health", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/health", nil)
+	if err != nil {
+		return err
+	}
+	res, err := a.http.Do(req)
 	if err != nil {
 		return err
 	}

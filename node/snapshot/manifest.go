@@ -96,7 +96,7 @@ func parseManifest(b []byte) (manifest, error) {
 		return manifest{}, fmt.Errorf("it has version %d, and this server reads version %d", m.Version, manifestVersion)
 	}
 	for _, f := range m.Files {
-		if !filepath.IsLocal(f.Name) || filepath.Base(f.Name) != f.Name {
+		if !filepath.IsLocal(f.Name) || filepath.Base(f.Name) != f.Name || f.Name == "." {
 			return manifest{}, fmt.Errorf("%.80q is not the name of a file", f.Name)
 		}
 	}
@@ -111,6 +111,9 @@ func describe(ctx context.Context, dir string, most soulbox.Bytes) ([]file, erro
 	}
 	var total soulbox.Bytes
 	for _, e := range entries {
+		if !e.Type().IsRegular() {
+			return nil, fmt.Errorf("%.80q, which was saved, is no file", e.Name())
+		}
 		fi, err := e.Info()
 		if err != nil {
 			return nil, err
@@ -162,29 +165,37 @@ func (m *manifest) check(ctx context.Context, dir string) error {
 	errs := make([]error, len(m.Files))
 	var wg sync.WaitGroup
 	for i, want := range m.Files {
-		wg.Go(func() { errs[i] = want.check(ctx, dir) })
+		wg.Go(func() {
+			f, err := os.Open(filepath.Join(dir, want.Name))
+			if err == nil {
+				err = m.compare(ctx, f, want.Name, want.SHA256, want.Size)
+				f.Close()
+			} else if errors.Is(err, fs.ErrNotExist) {
+				err = m.damaged(err, want.Name+" is missing")
+			}
+			errs[i] = err
+		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)
 }
 
-func (want file) check(ctx context.Context, dir string) error {
-	f, err := os.Open(filepath.Join(dir, want.Name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return soulbox.Errorf(soulbox.Unavailable, "it is damaged on this machine: %s is missing", want.Name)
-	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	sum, n, err := hash(ctx, f)
-	if err != nil {
-		return err
-	}
-	if n != want.Size || sum != want.SHA256 {
-		return soulbox.Errorf(soulbox.Unavailable, "it is damaged on this machine: the content of %s has changed", want.Name)
+// compare reads f, which is called name, to its end. A negative size fits any.
+func (m *manifest) compare(ctx context.Context, f *os.File, name, sum string, size int64) error {
+	got, n, err := hash(ctx, f)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil: // a folder in its place, or a disk that cannot give it back
+		return m.damaged(err, name+" cannot be read")
+	case got != sum || size >= 0 && n != size:
+		return m.damaged(nil, "the content of "+name+" has changed")
 	}
 	return nil
+}
+
+func (m *manifest) damaged(err error, how string) error {
+	return soulbox.Hide(soulbox.Unavailable, err, fmt.Sprintf("snapshot %s is damaged on this machine: %s", m.ID, how))
 }
 
 // hash returns the SHA-256 and the length of r.

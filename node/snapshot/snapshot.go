@@ -16,10 +16,12 @@
 //
 // # Damage
 //
-// Every byte is covered by a hash: the manifest's is in its last line, it has
-// those of the driver's files, and the image's name is its own. [Held.Check] reads them before a sandbox is
-// made of them. What was written by another version of the runtime is told
-// apart from what is damaged: it may be of use to that version.
+// Every byte is covered by a hash: the manifest's is in its last line, and it
+// has those of the driver's files and of the image. [Held.Check] reads the
+// driver's files before a sandbox is made of them; the image, which is big and
+// shared with the template, is read by [Store.Verify] only. What was written by
+// another version of the runtime is told apart from what is damaged: it may be
+// of use to that version.
 //
 // # Removal
 //
@@ -86,6 +88,10 @@ func Open(log *slog.Logger, dir, format string) (*Store, error) {
 
 func (s *Store) path(id soulbox.SnapshotID) string { return filepath.Join(s.dir, string(id)) }
 
+func (s *Store) hidden(id soulbox.SnapshotID) string {
+	return filepath.Join(s.dir, removedPrefix+string(id))
+}
+
 // A Draft says what is to be written.
 type Draft struct {
 	ID     soulbox.SnapshotID
@@ -103,8 +109,10 @@ func (s *Store) Write(ctx context.Context, d Draft, save func(dir string) error,
 	if !d.ID.Valid() {
 		return 0, soulbox.Errorf(soulbox.Invalid, "%.80q is not the id of a snapshot", d.ID)
 	}
-	if _, err := os.Lstat(s.path(d.ID)); err == nil {
-		return 0, soulbox.Errorf(soulbox.Conflict, "snapshot %s exists on this machine", d.ID)
+	for _, path := range []string{s.path(d.ID), s.hidden(d.ID)} {
+		if _, err := os.Lstat(path); err == nil {
+			return 0, exists(d.ID)
+		}
 	}
 	work := filepath.Join(s.dir, writingPrefix+string(d.ID))
 	if err := os.Mkdir(work, 0o700); errors.Is(err, fs.ErrExist) {
@@ -135,7 +143,9 @@ func (s *Store) Write(ctx context.Context, d Draft, save func(dir string) error,
 		return 0, err
 	}
 	reach("snapshot/synced")
-	if err := os.Rename(work, s.path(d.ID)); err != nil {
+	if err := os.Rename(work, s.path(d.ID)); errors.Is(err, fs.ErrExist) {
+		return 0, exists(d.ID) // another was quicker
+	} else if err != nil {
 		return 0, err
 	}
 	if err := syncDir(s.dir); err != nil {
@@ -143,6 +153,10 @@ func (s *Store) Write(ctx context.Context, d Draft, save func(dir string) error,
 		return 0, errors.Join(err, os.Rename(s.path(d.ID), work))
 	}
 	return m.bytes(), nil
+}
+
+func exists(id soulbox.SnapshotID) error {
+	return soulbox.Errorf(soulbox.Conflict, "snapshot %s exists on this machine", id)
 }
 
 // failed says what went wrong with writing a snapshot.
@@ -171,16 +185,14 @@ func (s *Store) Remove(id soulbox.SnapshotID) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	hidden := filepath.Join(s.dir, removedPrefix+string(id))
-	if err := os.Rename(s.path(id), hidden); errors.Is(err, fs.ErrNotExist) {
-		return nil
-	} else if err != nil {
+	if err := os.Rename(s.path(id), s.hidden(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
 	}
 	if s.held[id] > 0 {
 		return nil // release does the rest
 	}
-	if err := os.RemoveAll(hidden); err != nil {
+	// An earlier call may have hidden it and failed here.
+	if err := os.RemoveAll(s.hidden(id)); err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
 	}
 	return nil
@@ -200,7 +212,7 @@ func (s *Store) List(ctx context.Context) (map[soulbox.SnapshotID]soulbox.Bytes,
 			continue
 		}
 		m, err := readManifest(filepath.Join(s.path(id), manifestFile), id)
-		if errors.Is(err, fs.ErrNotExist) {
+		if _, gone := os.Lstat(s.path(id)); errors.Is(gone, fs.ErrNotExist) {
 			continue // removed in the meantime
 		}
 		if err != nil {
@@ -212,14 +224,15 @@ func (s *Store) List(ctx context.Context) (map[soulbox.SnapshotID]soulbox.Bytes,
 	return all, nil
 }
 
-// Verify reads every byte of a snapshot and compares it with its hashes.
+// Verify reads every byte of a snapshot, the root image included, and compares
+// it with its hashes. It fails as [Store.Hold] and [Held.Check] do.
 func (s *Store) Verify(ctx context.Context, id soulbox.SnapshotID) error {
 	h, err := s.Hold(id)
 	if err != nil {
 		return err
 	}
 	defer h.Close()
-	return h.Check(ctx)
+	return errors.Join(h.Check(ctx), h.manifest.compare(ctx, h.image, imageFile, h.Image, -1))
 }
 
 // A Held is a snapshot that stays until it is closed.
@@ -244,7 +257,7 @@ func (s *Store) Hold(id soulbox.SnapshotID) (_ *Held, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	m, err := readManifest(filepath.Join(s.path(id), manifestFile), id)
-	if errors.Is(err, fs.ErrNotExist) {
+	if _, gone := os.Lstat(s.path(id)); errors.Is(gone, fs.ErrNotExist) {
 		return nil, soulbox.Errorf(soulbox.NotFound, "snapshot %s does not exist on this machine", id)
 	}
 	if err != nil {
@@ -264,10 +277,16 @@ func (s *Store) Hold(id soulbox.SnapshotID) (_ *Held, err error) {
 		}
 	}()
 	// The lock tells the image store that the file is in use; it lasts as long
-	// as somebody has the file open, the sandbox included.
+	// as somebody has the file open, the sandbox included. While the store is
+	// removing its own name of the file, there is nothing to tell it.
 	image, err := os.Open(filepath.Join(s.path(id), imageFile))
 	if err == nil {
-		err = unix.Flock(int(image.Fd()), unix.LOCK_SH|unix.LOCK_NB)
+		if err = unix.Flock(int(image.Fd()), unix.LOCK_SH|unix.LOCK_NB); errors.Is(err, unix.EWOULDBLOCK) {
+			err = nil
+		}
+		if err != nil {
+			image.Close()
+		}
 	}
 	if err != nil {
 		return nil, soulbox.Hide(soulbox.Unavailable, err, fmt.Sprintf("snapshot %s is damaged on this machine: its root image cannot be opened", id))
@@ -284,18 +303,21 @@ func (h *Held) TakeImage() *os.File {
 	return f
 }
 
-// Check reads every byte and compares it with the hashes. It is Unavailable
-// when something has changed.
+// Check reads every byte of the driver's files and compares it with the
+// hashes. It is Unavailable when something has changed.
 func (h *Held) Check(ctx context.Context) error {
 	if err := h.manifest.check(ctx, h.Dir); err != nil {
-		return fmt.Errorf("snapshot %s: %w", h.manifest.ID, err)
+		return fmt.Errorf("check snapshot %s: %w", h.manifest.ID, err)
 	}
 	return nil
 }
 
-// Close lets go of the snapshot.
+// Close lets go of the snapshot. It repeats.
 func (h *Held) Close() error {
 	err := h.folder.Close()
+	if errors.Is(err, fs.ErrClosed) {
+		return nil
+	}
 	if h.image != nil {
 		err = errors.Join(err, h.image.Close())
 	}
@@ -310,5 +332,5 @@ func (s *Store) release(id soulbox.SnapshotID) error {
 	}
 	delete(s.held, id)
 	// Removed while it was held, perhaps.
-	return os.RemoveAll(filepath.Join(s.dir, removedPrefix+string(id)))
+	return os.RemoveAll(s.hidden(id))
 }

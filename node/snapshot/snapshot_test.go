@@ -15,7 +15,10 @@ import (
 	"github.com/soulbox/soulbox/node/snapshot"
 )
 
-const format = "test 1"
+const (
+	format    = "test 1"
+	imageHash = "5070f8efdc1d2d14e43b6a025b993fdbd567032edc3633e1a89e56db31f03d92"
+)
 
 // A room is a folder with a root image and a store beside it.
 type room struct {
@@ -43,7 +46,7 @@ func (r *room) open(t *testing.T, format string) *snapshot.Store {
 }
 
 func (r *room) draft(id soulbox.SnapshotID) snapshot.Draft {
-	return snapshot.Draft{ID: id, Memory: true, Image: "abc", Path: r.image, Most: soulbox.MiB}
+	return snapshot.Draft{ID: id, Memory: true, Image: imageHash, Path: r.image, Most: soulbox.MiB}
 }
 
 func nothing(string) {}
@@ -108,7 +111,7 @@ func TestWriteAndRead(t *testing.T) {
 		image := h.TakeImage()
 		b := make([]byte, 100)
 		n, _ := image.Read(b)
-		if string(b[:n]) != "the root image" || !h.Memory || h.Image != "abc" {
+		if string(b[:n]) != "the root image" || !h.Memory || h.Image != imageHash {
 			t.Errorf("held: %+v, image %q", h, b[:n])
 		}
 		if b, err := os.ReadFile(filepath.Join(h.Dir, "state")); err != nil || string(b) != "state" {
@@ -209,13 +212,28 @@ func TestCrash(t *testing.T) {
 	}
 }
 
+// wantDamage wants Verify to say which snapshot is damaged, to anybody.
+func wantDamage(t *testing.T, what string, s *snapshot.Store, id soulbox.SnapshotID) {
+	t.Helper()
+	err := s.Verify(t.Context(), id)
+	wantKind(t, what, err, soulbox.Unavailable)
+	if said := soulbox.MessageOf(err); !strings.HasPrefix(said, "snapshot "+string(id)+" is damaged on this machine: ") {
+		t.Errorf("%s: the customer reads %q", what, said)
+	}
+}
+
 // One flipped bit anywhere is noticed.
 func TestDamage(t *testing.T) {
 	r := newRoom(t)
 	s := r.open(t, format)
-	for _, name := range []string{"pages", "state", "manifest.json"} {
+	for _, name := range []string{"pages", "state", "manifest.json", "image.erofs"} {
 		id := soulbox.NewSnapshotID()
 		write(t, s, r.draft(id))
+		// The image is one file under two names; that of the others must stay.
+		r.image = filepath.Join(r.dir, "..", "image-"+string(id))
+		if err := os.WriteFile(r.image, []byte("the root image"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 		path := filepath.Join(r.dir, string(id), name)
 		b, err := os.ReadFile(path)
 		if err != nil {
@@ -227,7 +245,7 @@ func TestDamage(t *testing.T) {
 			if err := os.WriteFile(path, bad, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			wantKind(t, name, s.Verify(t.Context(), id), soulbox.Unavailable)
+			wantDamage(t, name, s, id)
 		}
 		for what, change := range map[string]func() error{
 			"cut off": func() error { return os.WriteFile(path, b[:len(b)-1], 0o600) },
@@ -236,14 +254,16 @@ func TestDamage(t *testing.T) {
 			if err := change(); err != nil {
 				t.Fatal(err)
 			}
-			wantKind(t, name+" "+what, s.Verify(t.Context(), id), soulbox.Unavailable)
+			wantDamage(t, name+" "+what, s, id)
 		}
-		if name != "manifest.json" {
-			if err := os.Remove(path); err != nil {
-				t.Fatal(err)
-			}
-			wantKind(t, name+" missing", s.Verify(t.Context(), id), soulbox.Unavailable)
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
 		}
+		wantDamage(t, name+" missing", s, id)
+		if err := os.Mkdir(path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		wantDamage(t, name+" a folder", s, id)
 		if err := s.Remove(id); err != nil {
 			t.Error(err)
 		}

@@ -1,11 +1,16 @@
 // Package fake is a driver without isolation, for tests of the rooms above it:
-// a sandbox is an HTTP handler in this process.
+// a sandbox is an HTTP handler in this process. What a sandbox remembers is two
+// strings, one in memory and one on disk; see [GuestOf].
 package fake
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -67,11 +72,13 @@ func (d *Driver) Start(ctx context.Context, spec driver.Spec) (driver.Instance, 
 	if _, err := spec.Image.ReadAt(magic, 1024); err != nil || string(magic) != "\xe2\xe1\xf5\xe0" {
 		return nil, fmt.Errorf("start sandbox %s: %s is no EROFS image", spec.ID, spec.Image.Name())
 	}
+	base, err := baseOf(spec)
+	if err != nil {
+		return nil, fmt.Errorf("start sandbox %s: %w", spec.ID, err)
+	}
+	guest := &Guest{}
 	if spec.Saved != nil {
-		if err := spec.Saved.Check(); err != nil {
-			return nil, err
-		}
-		if _, err := os.Stat(filepath.Join(spec.Saved.Dir, saved)); err != nil {
+		if guest, err = restore(spec.Saved, base); err != nil {
 			return nil, fmt.Errorf("restore sandbox %s: %w", spec.ID, err)
 		}
 	}
@@ -83,12 +90,53 @@ func (d *Driver) Start(ctx context.Context, spec driver.Spec) (driver.Instance, 
 		return nil, fmt.Errorf("start sandbox %s: %w", spec.ID, err)
 	}
 	inst := &instance{
-		addr: l.Addr().String(), done: make(chan struct{}),
-		srv: &http.Server{Handler: d.agent, ReadHeaderTimeout: time.Minute},
+		addr: l.Addr().String(), done: make(chan struct{}), base: base, guest: guest, agent: d.agent,
+		crash: func() { d.Crash(spec.Dir) },
 	}
+	inst.srv = &http.Server{Handler: inst, ReadHeaderTimeout: time.Minute}
 	go func() { _ = inst.srv.Serve(l) }() // always ErrServerClosed; see end
 	d.world.live[spec.Dir] = inst
 	return inst, nil
+}
+
+// base is what a saved sandbox needs to be the same again.
+type base struct {
+	Image string // SHA-256, in hex
+	Size  soulbox.Size
+}
+
+func baseOf(spec driver.Spec) (base, error) {
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(spec.Image, 0, 1<<30)); err != nil {
+		return base{}, err
+	}
+	return base{hex.EncodeToString(h.Sum(nil)), spec.Size}, nil
+}
+
+// content is what is in a saved sandbox's file.
+type content struct {
+	Base       base
+	WithMemory bool
+	Memory     string
+	Files      string
+}
+
+func restore(from *driver.Saved, on base) (*Guest, error) {
+	if err := from.Check(); err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(filepath.Join(from.Dir, saved))
+	if err != nil {
+		return nil, err
+	}
+	var c content
+	if err := json.Unmarshal(b, &c); err != nil {
+		return nil, err
+	}
+	if c.Base != on || c.WithMemory != from.Memory {
+		return nil, fmt.Errorf("it was saved as %+v with memory %v, which is not %+v with memory %v", c.Base, c.WithMemory, on, from.Memory)
+	}
+	return &Guest{memory: c.Memory, files: c.Files}, nil
 }
 
 // Adopt implements [driver.Driver].
@@ -123,10 +171,65 @@ func (d *Driver) Crash(dir string) {
 	}
 }
 
+// A Guest is what a sandbox remembers. It is safe for concurrent use.
+type Guest struct {
+	mu            sync.Mutex
+	memory, files string
+}
+
+type guestKey struct{}
+
+// GuestOf returns the guest for which an agent's handler answers.
+func GuestOf(r *http.Request) *Guest {
+	g, ok := r.Context().Value(guestKey{}).(*Guest)
+	if !ok {
+		panic("the request was not made of a fake sandbox")
+	}
+	return g
+}
+
+// Recall returns what was remembered last, or empty strings. A sandbox that was
+// restored remembers what the saved one did, with memory or files only.
+func (g *Guest) Recall() (memory, files string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.memory, g.files
+}
+
+// Remember replaces both.
+func (g *Guest) Remember(memory, files string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.memory, g.files = memory, files
+}
+
 type instance struct {
-	addr string
-	srv  *http.Server
-	done chan struct{}
+	addr  string
+	srv   *http.Server
+	done  chan struct{}
+	base  base
+	guest *Guest
+	agent http.Handler
+	crash func()
+
+	mu     sync.Mutex
+	frozen int           // how many a Thaw is missing for
+	thawed chan struct{} // closed when that is none again; nil while it is
+}
+
+// ServeHTTP answers when the sandbox is not frozen.
+func (i *instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	i.mu.Lock()
+	thawed := i.thawed
+	i.mu.Unlock()
+	if thawed != nil {
+		select {
+		case <-thawed:
+		case <-r.Context().Done():
+			return
+		}
+	}
+	i.agent.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), guestKey{}, i.guest)))
 }
 
 func (i *instance) Dial(ctx context.Context, port uint16) (net.Conn, error) {
@@ -142,22 +245,64 @@ func (i *instance) Dial(ctx context.Context, port uint16) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp4", i.addr)
 }
 
-// Freeze implements [driver.Instance]. Nothing of a fake sandbox runs.
-func (i *instance) Freeze(context.Context) error { return i.alive() }
+// Freeze implements [driver.Instance]: no request is answered any more.
+func (i *instance) Freeze(ctx context.Context) error {
+	if err := i.able(ctx); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.frozen++; i.frozen == 1 {
+		i.thawed = make(chan struct{})
+	}
+	return nil
+}
 
-// Thaw implements [driver.Instance].
-func (i *instance) Thaw(context.Context) error { return i.alive() }
+// Thaw implements [driver.Instance]. Without a Freeze it ends the sandbox.
+func (i *instance) Thaw(ctx context.Context) error {
+	if err := i.able(ctx); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.frozen == 0 {
+		i.crash()
+		return errors.New("the sandbox was not frozen, and has ended")
+	}
+	if i.frozen--; i.frozen == 0 {
+		close(i.thawed)
+		i.thawed = nil
+	}
+	return nil
+}
 
 // Save implements [driver.Instance].
-func (i *instance) Save(_ context.Context, dir string, _ bool) error {
-	if err := i.alive(); err != nil {
+func (i *instance) Save(ctx context.Context, dir string, memory bool) error {
+	if err := i.able(ctx); err != nil {
+		return err
+	}
+	c := content{Base: i.base, WithMemory: memory}
+	if c.Memory, c.Files = i.guest.Recall(); !memory {
+		c.Memory = ""
+	}
+	b, err := json.Marshal(c)
+	if err != nil {
 		return err
 	}
 	f, err := os.OpenFile(filepath.Join(dir, saved), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("save sandbox: %w", err)
 	}
-	return f.Close()
+	_, err = f.Write(b)
+	return errors.Join(err, f.Close())
+}
+
+// able returns why nothing can be asked of the sandbox.
+func (i *instance) able(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return i.alive()
 }
 
 func (i *instance) alive() error {
