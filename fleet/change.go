@@ -9,50 +9,47 @@ import (
 	"github.com/soulbox/soulbox"
 )
 
-// SetTimeout makes a running sandbox end at d from now, be it later or sooner
-// than before; zero ends it at once. More than the team may ask for, or less
-// than zero, is Invalid.
+// SetTimeout makes a running sandbox end, or pause, at d from now, be it later
+// or sooner than before; zero is at once. More than the team may ask for, or
+// less than zero, is Invalid.
 func (f *Fleet) SetTimeout(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, d time.Duration) error {
-	_, err := f.setExpiry(ctx, team, id, d, false)
-	return err
+	if err := f.mayLive(ctx, team, d); err != nil {
+		return fmt.Errorf("set timeout of sandbox %s: %w", id, err)
+	}
+	return f.change(ctx, team, id, func(sb *soulbox.Sandbox) error { return f.setExpiry(ctx, sb, d) })
 }
 
-// Extend makes a running sandbox live until d from now at least, and returns
-// it. One that lives longer anyway stays as it is.
-func (f *Fleet) Extend(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, d time.Duration) (*soulbox.Sandbox, error) {
-	return f.setExpiry(ctx, team, id, d, true)
-}
-
-func (f *Fleet) setExpiry(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, d time.Duration, onlyLater bool) (*soulbox.Sandbox, error) {
+// mayLive checks a timeout for a sandbox that exists.
+func (f *Fleet) mayLive(ctx context.Context, team soulbox.TeamID, d time.Duration) error {
 	if d < 0 {
-		return nil, soulbox.Errorf(soulbox.Invalid, "the timeout must not be negative, as %v is", d)
+		return soulbox.Errorf(soulbox.Invalid, "the timeout must not be negative, as %v is", d)
 	}
 	owner, err := f.opts.Store.Team(ctx, team)
 	if err != nil {
-		return nil, fmt.Errorf("set timeout of sandbox %s: %w", id, err)
+		return err
 	}
-	if err := allowed(owner, d); err != nil {
-		return nil, err
+	return allowed(owner, d)
+}
+
+// setExpiry records that sb, which nobody else sees yet, lives until d from now.
+func (f *Fleet) setExpiry(ctx context.Context, sb *soulbox.Sandbox, d time.Duration) error {
+	at, timeout := now().Add(d), d
+	if d == 0 {
+		timeout = sb.Timeout // nobody wants to be woken for no time at all
 	}
-	return f.change(ctx, team, id, func(sb *soulbox.Sandbox) error {
-		at := now().Add(d)
-		if onlyLater && !at.After(sb.ExpiresAt) {
-			return nil
-		}
-		record, cancel := detached(ctx)
-		defer cancel()
-		if err := f.opts.Store.SetSandboxExpiry(record, id, at, d); err != nil {
-			return fmt.Errorf("set timeout of sandbox %s: %w", id, err)
-		}
-		sb.ExpiresAt, sb.Timeout = at, d
-		return nil
-	})
+	record, cancel := detached(ctx)
+	defer cancel()
+	if err := f.opts.Store.SetSandboxExpiry(record, sb.ID, at, timeout); err != nil {
+		return fmt.Errorf("set timeout of sandbox %s: %w", sb.ID, err)
+	}
+	sb.ExpiresAt, sb.Timeout = at, timeout
+	return nil
 }
 
 // SetNetwork changes what a running sandbox may reach, for connections that
 // are open as well. When the node cannot do it, the record stays as it was.
 func (f *Fleet) SetNetwork(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, n soulbox.Network) error {
-	_, err := f.change(ctx, team, id, func(sb *soulbox.Sandbox) error {
+	return f.change(ctx, team, id, func(sb *soulbox.Sandbox) error {
 		record, cancel := detached(ctx)
 		defer cancel()
 		if err := f.opts.Store.SetSandboxNetwork(record, id, n); err != nil {
@@ -69,29 +66,30 @@ func (f *Fleet) SetNetwork(ctx context.Context, team soulbox.TeamID, id soulbox.
 		sb.Network = n
 		return nil
 	})
-	return err
 }
 
 // change lets do change a copy of a running sandbox, and shows the result when
 // do returns nil. do writes the record.
-func (f *Fleet) change(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, do func(*soulbox.Sandbox) error) (*soulbox.Sandbox, error) {
+func (f *Fleet) change(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, do func(*soulbox.Sandbox) error) error {
 	if err := f.begin(); err != nil {
-		return nil, err
+		return err
 	}
 	defer f.wg.Done()
 	e, err := f.liveEntry(ctx, team, id)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	_, err = f.changeRunning(e, do)
+	return err
+}
+
+// changeRunning is change with e.mu held.
+func (f *Fleet) changeRunning(e *entry, do func(*soulbox.Sandbox) error) (*soulbox.Sandbox, error) {
 	sb := e.sb.Load().Clone()
-	switch sb.State {
-	case soulbox.Running:
-	case soulbox.Starting:
-		return nil, soulbox.Errorf(soulbox.Conflict, "sandbox %s is still starting", id)
-	default:
-		return nil, missing(id, sb)
+	if err := wantRunning(sb); err != nil {
+		return nil, err
 	}
 	if err := do(sb); err != nil {
 		return nil, err

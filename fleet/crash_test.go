@@ -6,7 +6,6 @@ import (
 	"flag"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"syscall"
 	"testing"
@@ -36,33 +35,12 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// disk makes a machine keep its sandboxes as files, so that they survive the
-// death of the process.
-func disk(m *machine, dir string) {
-	file := func(id soulbox.SandboxID) string { return filepath.Join(dir, "node", string(id)) }
-	_ = os.Mkdir(filepath.Join(dir, "node"), 0o700) // exists after the first time
-	entries, err := os.ReadDir(filepath.Join(dir, "node"))
-	if err != nil {
-		panic(err)
-	}
-	for _, e := range entries {
-		m.has[soulbox.SandboxID(e.Name())] = &soulbox.Sandbox{ID: soulbox.SandboxID(e.Name())}
-	}
-	m.onCreate = func(_ context.Context, sb *soulbox.Sandbox) error { return os.WriteFile(file(sb.ID), nil, 0o600) }
-	m.onDestroy = func(_ context.Context, id soulbox.SandboxID) error {
-		if err := os.Remove(file(id)); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return err
-		}
-		return nil
-	}
-}
-
 // crash lives a whole life, and dies at a step of it.
 func crash(step, dir string) {
 	t := &tb{}
 	ctx := context.Background()
 	h := build(ctx, t, dir)
-	disk(h.node, dir)
+	h.node.disk(dir)
 	h.opts.Faults = fault.Arm(step)
 	h.Fleet = fleet.New(h.opts)
 	h.start()
@@ -74,13 +52,9 @@ func crash(step, dir string) {
 		panic(err)
 	}
 	h.node.die(h.create().ID, soulbox.ByCrash, "died") // exits
-	works := h.node.onCreate
-	h.node.onCreate = func(ctx context.Context, sb *soulbox.Sandbox) error {
-		_ = works(ctx, sb) // the file is what must be undone
-		return errors.New("no")
-	}
+	h.node.onCreate = func(context.Context, *soulbox.Sandbox) error { return errors.New("no") }
 	_, _ = h.Create(ctx, request()) // is undone
-	h.node.onCreate = works
+	h.node.onCreate = nil
 	_ = h.Kill(ctx, "us", h.create().ID, soulbox.ByClient, "killed")
 	time.Sleep(10 * time.Second)
 }
@@ -126,7 +100,7 @@ func TestKill9(t *testing.T) {
 			}
 
 			h := build(t.Context(), t, dir)
-			disk(h.node, dir)
+			h.node.disk(dir)
 			t.Cleanup(func() { h.store.Close() })
 			t.Cleanup(func() { h.Close() })
 			h.start()

@@ -20,8 +20,15 @@ const (
 	maxMetadata = 64 << 10
 )
 
-// Create starts a sandbox and returns it once it answers. When it fails, or
-// ctx ends first, nothing is left but a record that says why.
+// An origin is what a sandbox is made of.
+type origin struct {
+	tpl  *soulbox.Template // also of a snapshot: what it is like
+	snap *soulbox.Snapshot // nil: of the template
+}
+
+// Create starts a sandbox of a template or of a snapshot and returns it once it
+// answers. When it fails, or ctx ends first, nothing is left but a record that
+// says why.
 func (f *Fleet) Create(ctx context.Context, req soulbox.CreateRequest) (*soulbox.Sandbox, error) {
 	if err := f.begin(); err != nil {
 		return nil, err
@@ -32,11 +39,11 @@ func (f *Fleet) Create(ctx context.Context, req soulbox.CreateRequest) (*soulbox
 	if err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
-	tpl, err := f.resolve(ctx, team, req.Template)
+	o, err := f.resolve(ctx, team, req.Template)
 	if err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
-	if err := validate(team, tpl, req); err != nil {
+	if err := validate(team, o.tpl, req); err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
 	f.opts.Faults.Reach("create/validated")
@@ -44,44 +51,67 @@ func (f *Fleet) Create(ctx context.Context, req soulbox.CreateRequest) (*soulbox
 	if err := f.reserve(team); err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
-	id, ok := f.opts.Node.Reserve(tpl)
-	if !ok {
-		id = soulbox.NewSandboxID()
-	}
 	created := now()
-	sb := f.lend(&soulbox.Sandbox{
-		ID:        id,
+	sb := &soulbox.Sandbox{
 		Team:      team.ID,
-		Template:  tpl.ID,
-		Alias:     tpl.Name,
+		Template:  o.tpl.ID,
+		Alias:     o.tpl.Name,
 		Node:      f.opts.Node.ID(),
 		State:     soulbox.Starting,
 		CreatedAt: created,
 		ExpiresAt: created.Add(req.Timeout),
 		Timeout:   req.Timeout,
-		Size:      tpl.Size,
+		Lifecycle: req.Lifecycle,
+		Size:      o.tpl.Size,
 		Network:   req.Network,
 		Secure:    req.Secure,
 		Env:       maps.Clone(req.Env),
 		Metadata:  maps.Clone(req.Metadata),
-	})
+	}
+	ready := false
+	if o.snap != nil {
+		sb.Alias, sb.From = o.snap.Alias, o.snap.ID
+		// The snapshot may be removed before the sandbox is written down.
+		sb.Env = merged(o.snap.Env, req.Env)
+	} else {
+		sb.ID, ready = f.opts.Node.Reserve(o.tpl)
+	}
+	if !ready {
+		sb.ID = soulbox.NewSandboxID()
+	}
+	running, err := f.launch(ctx, f.lend(sb), o, creating)
+	if err != nil {
+		return nil, fmt.Errorf("create sandbox: %w", err)
+	}
+	return running, nil
+}
+
+// launchSteps are those of a way to a new sandbox, for tests that kill us on it.
+type launchSteps struct{ recorded, started, running string }
+
+var (
+	creating = launchSteps{"create/recorded", "create/started", "create/running"}
+	forking  = launchSteps{started: "fork/restored"}
+)
+
+// launch brings up a sandbox for which a place is reserved and of which nobody
+// knows yet.
+func (f *Fleet) launch(ctx context.Context, sb *soulbox.Sandbox, o origin, s launchSteps) (*soulbox.Sandbox, error) {
 	work, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
 	e := newEntry(sb)
 	if err := f.recordStarting(ctx, e, giveUp); err != nil {
-		f.release(team.ID)
-		if ok {
-			f.wg.Go(func() { f.destroyStray(ctx, id) }) // nobody else knows of it
-		}
-		return nil, fmt.Errorf("create sandbox: %w", err)
+		f.release(sb.Team)
+		f.wg.Go(func() { f.destroyStray(ctx, sb.ID) }) // it may wait there ready made, and nobody else knows of it
+		return nil, err
 	}
-	f.opts.Faults.Reach("create/recorded")
+	f.opts.Faults.Reach(s.recorded)
 
-	running, err := f.bringUp(ctx, work, e, tpl, req.Timeout)
+	running, err := f.bringUp(ctx, work, e, o, s)
 	if err != nil {
-		return nil, fmt.Errorf("create sandbox %s: %w", sb.ID, err)
+		return nil, fmt.Errorf("sandbox %s: %w", sb.ID, err)
 	}
-	f.log.InfoContext(ctx, "sandbox started", "sandbox", running.ID, "team", running.Team, "template", running.Template,
+	f.log.InfoContext(ctx, "sandbox started", "sandbox", running.ID, "team", running.Team, "template", running.Template, "from", running.From,
 		"took", running.StartedAt.Sub(running.CreatedAt))
 	return running, nil
 }
@@ -110,9 +140,14 @@ func (f *Fleet) recordStarting(ctx context.Context, e *entry, giveUp context.Can
 
 // bringUp takes a recorded sandbox from starting to running, or ends it. The
 // node works under work, which is ctx that others may end too.
-func (f *Fleet) bringUp(ctx, work context.Context, e *entry, tpl *soulbox.Template, timeout time.Duration) (*soulbox.Sandbox, error) {
-	err := f.opts.Node.Create(work, e.sb.Load(), tpl)
-	f.opts.Faults.Reach("create/started")
+func (f *Fleet) bringUp(ctx, work context.Context, e *entry, o origin, s launchSteps) (*soulbox.Sandbox, error) {
+	var err error
+	if o.snap != nil {
+		err = f.opts.Node.Restore(work, e.sb.Load(), o.snap)
+	} else {
+		err = f.opts.Node.Create(work, e.sb.Load(), o.tpl)
+	}
+	f.opts.Faults.Reach(s.started)
 
 	e.mu.Lock()
 	e.giveUp = nil
@@ -131,21 +166,21 @@ func (f *Fleet) bringUp(ctx, work context.Context, e *entry, tpl *soulbox.Templa
 		f.end(ctx, e, undone, because(failure(work, err)))
 		return nil, err
 	}
-	running, err := f.recordRunning(ctx, e, timeout)
+	running, err := f.recordRunning(ctx, e)
 	e.mu.Unlock()
 	if err != nil {
 		f.end(ctx, e, undone, because(soulbox.End{By: soulbox.ByServer, Reason: "the server could not write down that it runs"}))
 		return nil, err
 	}
-	f.opts.Faults.Reach("create/running")
+	f.opts.Faults.Reach(s.running)
 	return running, nil
 }
 
 // recordRunning moves the sandbox on, with e.mu held.
-func (f *Fleet) recordRunning(ctx context.Context, e *entry, timeout time.Duration) (*soulbox.Sandbox, error) {
+func (f *Fleet) recordRunning(ctx context.Context, e *entry) (*soulbox.Sandbox, error) {
 	sb := e.sb.Load().Clone()
 	sb.StartedAt = now()
-	sb.ExpiresAt = sb.StartedAt.Add(timeout)
+	sb.ExpiresAt = sb.StartedAt.Add(sb.Timeout)
 	if err := f.move(ctx, sb, soulbox.Running); err != nil {
 		return nil, err
 	}
@@ -181,6 +216,14 @@ func validate(team *soulbox.Team, tpl *soulbox.Template, req soulbox.CreateReque
 		return soulbox.Errorf(soulbox.Invalid, "template '%s' wants %d MiB of memory, and a sandbox of your team may have %d",
 			tpl.Name, tpl.Size.Memory/soulbox.MiB, team.Limits.Memory/soulbox.MiB)
 	}
+	switch l := req.Lifecycle; {
+	case l.FilesOnly && !l.Pause:
+		return soulbox.Errorf(soulbox.Invalid, "a sandbox that ends when its time is up keeps no files; let it pause, or leave out that its pause keeps files only")
+	case l.Wake && !l.Pause:
+		return soulbox.Errorf(soulbox.Invalid, "a sandbox that ends when its time is up cannot be resumed by traffic; let it pause, or leave out that traffic resumes it")
+	case l.FilesOnly && l.Wake:
+		return soulbox.Errorf(soulbox.Invalid, "a sandbox whose pause keeps files only boots again and cannot be resumed by traffic; let it keep its memory, or leave out that traffic resumes it")
+	}
 	if err := plain("environment", req.Env, maxEnv); err != nil {
 		return err
 	}
@@ -214,6 +257,17 @@ func plain(what string, m map[string]string, most int) error {
 		return soulbox.Errorf(soulbox.TooLarge, "the %s has %d bytes, and may have %d", what, size, most)
 	}
 	return nil
+}
+
+// merged returns both maps as one, in which above wins.
+func merged(below, above map[string]string) map[string]string {
+	if len(below)+len(above) == 0 {
+		return nil
+	}
+	m := make(map[string]string, len(below)+len(above))
+	maps.Copy(m, below)
+	maps.Copy(m, above)
+	return m
 }
 
 // reserve takes one sandbox out of a team's quota.

@@ -232,7 +232,7 @@ func TestCreateSlowDoesNotHinderOthers(t *testing.T) {
 	<-slow
 	for range 3 {
 		sb := h.create()
-		if _, err := h.Extend(t.Context(), "us", sb.ID, time.Minute); err != nil {
+		if _, _, err := h.Connect(t.Context(), "us", sb.ID, time.Minute, false); err != nil {
 			t.Error(err)
 		}
 		if err := h.Kill(t.Context(), "us", sb.ID, soulbox.ByClient, ""); err != nil {

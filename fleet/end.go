@@ -19,8 +19,9 @@ var (
 	recovered = path{"recover/recorded", "recover/destroyed"}
 )
 
-// Kill ends a live sandbox in somebody's name and returns when it can no
-// longer run or answer; the rest of it is removed behind. One that is unknown,
+// Kill ends a live sandbox in somebody's name, paused or not, and returns when
+// it can no longer run or answer; the rest of it, its checkpoints included, is
+// removed behind. One that is unknown,
 // of another team or not live any more is NotFound, so of two who kill the
 // same sandbox one succeeds.
 func (f *Fleet) Kill(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, by soulbox.Ender, reason string) error {
@@ -68,7 +69,7 @@ func (f *Fleet) end(ctx context.Context, e *entry, p path, why verdict) {
 		return
 	}
 	f.wg.Go(func() {
-		f.retry(ctx, "record the end", e, func() error {
+		f.retry(ctx, "record the end", e.sb.Load().ID, func() error {
 			_, err := f.tryEnd(ctx, e, p, why)
 			return err
 		})
@@ -87,7 +88,8 @@ func (f *Fleet) tryEnd(ctx context.Context, e *entry, p path, why verdict) (bool
 	sb := e.sb.Load()
 	f.log.InfoContext(ctx, "sandbox ended", "sandbox", sb.ID, "team", sb.Team, "by", sb.End.By, "reason", sb.End.Reason)
 	if giveUp != nil {
-		// The node is still creating it. Who waits for that will destroy it.
+		// The node is still creating it, writing it down or making it again.
+		// Who waits for that will destroy it.
 		giveUp(fmt.Errorf("the sandbox was %v", *sb.End))
 		return true, nil
 	}
@@ -111,9 +113,8 @@ func (f *Fleet) recordEnd(ctx context.Context, e *entry, why verdict) (giveUp co
 	if err := f.move(ctx, sb, soulbox.Ending); err != nil {
 		return nil, false, err
 	}
-	e.sb.Store(sb)
+	f.show(e, sb)
 	f.unschedule(e)
-	f.release(sb.Team)
 	return e.giveUp, true, nil
 }
 
@@ -134,29 +135,35 @@ func (f *Fleet) move(ctx context.Context, sb *soulbox.Sandbox, to soulbox.State)
 		return err
 	}
 	record, readErr := f.opts.Store.Sandbox(ctx, sb.ID)
-	switch {
-	case readErr != nil:
+	if readErr != nil {
 		return err
-	case record.State == to:
-		return nil
 	}
 	from = record.State
-	if record.Move(to) != nil {
+	if from != to && record.Move(to) != nil {
 		return err
 	}
 	return f.opts.Store.MoveSandbox(ctx, sb, from)
 }
 
-// teardown destroys an ending sandbox and records that it has ended. It stops
+// destroy is one attempt. Whoever ends a sandbox and whoever has seized it may
+// both want it gone; the node hears of it from one at a time.
+func (f *Fleet) destroy(ctx context.Context, e *entry) error {
+	e.destroying.Lock()
+	defer e.destroying.Unlock()
+	attempt, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
+	defer cancel()
+	return f.opts.Node.Destroy(attempt, e.sb.Load().ID)
+}
+
+// teardown destroys an ending sandbox, removes what was written down for it
+// alone, and records that it has ended. It stops
 // trying when the fleet closes; the record then says "ending", and Start goes
 // on from there.
 func (f *Fleet) teardown(ctx context.Context, e *entry, p path) {
 	id := e.sb.Load().ID
 	first := true
-	destroyed := f.retry(ctx, "destroy", e, func() error {
-		attempt, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
-		defer cancel()
-		err := f.opts.Node.Destroy(attempt, id)
+	destroyed := f.retry(ctx, "destroy sandbox", id, func() error {
+		err := f.destroy(ctx, e)
 		if first {
 			first = false
 			e.fail = err
@@ -168,7 +175,29 @@ func (f *Fleet) teardown(ctx context.Context, e *entry, p path) {
 		return
 	}
 	f.opts.Faults.Reach(p.destroyed)
-	f.retry(ctx, "record the end", e, func() error { return f.recordGone(ctx, e) })
+	if !f.retry(ctx, "remove the snapshots", id, func() error { return f.removeOwn(ctx, id) }) {
+		return
+	}
+	f.retry(ctx, "record the end", id, func() error { return f.recordGone(ctx, e) })
+}
+
+// removeOwn removes the snapshots that are of no use without their sandbox.
+func (f *Fleet) removeOwn(ctx context.Context, id soulbox.SandboxID) error {
+	read, cancel := detached(ctx)
+	defer cancel()
+	snaps, err := f.opts.Store.SnapshotsOf(read, id)
+	if err != nil {
+		return err
+	}
+	for _, snap := range snaps {
+		if snap.Kind != soulbox.ForPause && snap.Kind != soulbox.ForRollback {
+			continue
+		}
+		if err := f.remove(ctx, snap.ID); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *Fleet) recordGone(ctx context.Context, e *entry) error {
@@ -204,7 +233,7 @@ func (f *Fleet) bury(e *entry, sb *soulbox.Sandbox) {
 
 // retry calls do until it succeeds, ever more slowly, and returns true; or
 // false when the fleet closes before. It logs the first error only.
-func (f *Fleet) retry(ctx context.Context, what string, e *entry, do func() error) bool {
+func (f *Fleet) retry(ctx context.Context, what string, id any, do func() error) bool {
 	const most = 30 * time.Second
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, most) {
 		err := do()
@@ -212,7 +241,7 @@ func (f *Fleet) retry(ctx context.Context, what string, e *entry, do func() erro
 			return true
 		}
 		if wait == 100*time.Millisecond {
-			f.log.ErrorContext(ctx, "sandbox resists and is tried again", "operation", what, "sandbox", e.sb.Load().ID, "err", err)
+			f.log.ErrorContext(ctx, "what failed is tried again", "operation", what, "id", id, "err", err)
 		}
 		t := time.NewTimer(wait)
 		select {

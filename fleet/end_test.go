@@ -49,8 +49,8 @@ func TestKill(t *testing.T) {
 	wantMessage(t, "Live", err, why)
 	_, err = h.Live(t.Context(), "them", sb.ID)
 	wantMessage(t, "Live of another team", err, gone)
-	_, err = h.Extend(t.Context(), "us", sb.ID, time.Minute)
-	wantMessage(t, "Extend", err, why)
+	_, _, err = h.Connect(t.Context(), "us", sb.ID, time.Minute, false)
+	wantMessage(t, "Connect", err, why)
 	wantMessage(t, "SetTimeout", h.SetTimeout(t.Context(), "us", sb.ID, time.Minute), why)
 	wantMessage(t, "SetNetwork", h.SetNetwork(t.Context(), "us", sb.ID, soulbox.Network{}), why)
 
@@ -145,13 +145,13 @@ func TestExpiry(t *testing.T) {
 		ctx := context.Background()
 		start := time.Now()
 		plain, longer, shorter, never, now := h.create().ID, h.create().ID, h.create().ID, h.create().ID, h.create().ID
-		sb, err := h.Extend(ctx, "us", longer, 7*time.Minute)
+		sb, _, err := h.Connect(ctx, "us", longer, 7*time.Minute, false)
 		if err != nil || sb.ExpiresAt.Sub(start).Round(time.Second) != 7*time.Minute {
-			t.Errorf("Extend = %v, %v", sb, err)
+			t.Errorf("Connect = %v, %v", sb, err)
 		}
-		sb, err = h.Extend(ctx, "us", never, time.Minute) // less than it has
+		sb, _, err = h.Connect(ctx, "us", never, time.Minute, false) // less than it has
 		if err != nil || sb.ExpiresAt.Sub(start).Round(time.Second) != 5*time.Minute {
-			t.Errorf("Extend by less = %v, %v", sb, err)
+			t.Errorf("Connect by less = %v, %v", sb, err)
 		}
 		if err := h.SetTimeout(ctx, "us", shorter, time.Minute); err != nil {
 			t.Error(err)

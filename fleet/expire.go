@@ -97,11 +97,47 @@ func (f *Fleet) watchQueue(ctx context.Context) {
 	}
 }
 
-// expire ends a sandbox whose time is up, unless it was given more meanwhile.
+// expire ends or pauses a sandbox whose time is up, unless it was given more
+// meanwhile.
 func (f *Fleet) expire(ctx context.Context, e *entry) {
+	var why string
+	if sb := e.sb.Load(); sb.Lifecycle.Pause && sb.State == soulbox.Running {
+		err := f.pauseDue(ctx, e, !sb.Lifecycle.FilesOnly)
+		if err == nil || f.life.Err() != nil { // the next fleet tries again
+			return
+		}
+		why = ", and it could not be paused: " + soulbox.MessageOf(err)
+		f.log.ErrorContext(ctx, "sandbox could not be paused when its time was up", "sandbox", sb.ID, "err", err)
+	}
 	f.end(ctx, e, expired, func(sb *soulbox.Sandbox) (soulbox.End, bool) {
 		lived := sb.ExpiresAt.Sub(sb.StartedAt).Round(time.Millisecond)
-		end := soulbox.End{At: now(), By: soulbox.ByTimeout, Reason: "its timeout was reached " + lived.String() + " after it started"}
-		return end, sb.State == soulbox.Running && !time.Now().Before(sb.ExpiresAt)
+		end := soulbox.End{At: now(), By: soulbox.ByTimeout, Reason: "its timeout was reached " + lived.String() + " after it started" + why}
+		// After a pause that failed it may still wait to be let go.
+		here := sb.State == soulbox.Running || why != "" && sb.State == soulbox.Pausing
+		return end, here && due(sb)
 	})
+}
+
+func due(sb *soulbox.Sandbox) bool { return !time.Now().Before(sb.ExpiresAt) }
+
+// pauseDue pauses a sandbox whose time is up, and tries a second time when the
+// first fails. It returns nil when there is nothing left to do about it.
+func (f *Fleet) pauseDue(ctx context.Context, e *entry, memory bool) error {
+	var err error
+	for range 2 {
+		err = f.carry(ctx, e, func(ctx context.Context, tell func(error)) {
+			if sb := e.sb.Load(); sb.State != soulbox.Running || !due(sb) {
+				tell(nil) // somebody was faster
+				return
+			}
+			f.pause(ctx, e, memory, tell)
+		})
+		if err == nil || e.sb.Load().State != soulbox.Running {
+			break
+		}
+	}
+	if !e.sb.Load().State.Active() {
+		return nil
+	}
+	return err
 }

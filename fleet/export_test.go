@@ -12,3 +12,10 @@ func Expire(f *Fleet, id soulbox.SandboxID) {
 		f.expire(context.Background(), e)
 	}
 }
+
+// Reserved returns how many places of its quota a team has taken.
+func Reserved(f *Fleet, team soulbox.TeamID) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.live[team]
+}

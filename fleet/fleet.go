@@ -8,26 +8,66 @@
 // can finish or undo whatever was half done:
 //
 //	starting   nobody got its id yet: destroyed, and ended by server
-//	running    adopted when the node has it; otherwise ended by whatever the
-//	           node tells of it
+//	running    adopted when the node has it; otherwise paused at its newest
+//	           checkpoint, or ended by whatever the node tells of it
+//	pausing    paused when its snapshot is whole; otherwise let go, and running
+//	paused     stays; what the node has of it is destroyed
+//	resuming   destroyed, and paused again: its snapshot stays until it runs
 //	ending     destroyed again, and ended
 //	no record  destroyed
+//
+// A snapshot has a record before it has files, and says in it that it is ready
+// once it is whole. What nobody needs is removed, files first: one that was not
+// ready when the server died, the snapshot of a pause that is over, a fork's,
+// and what belongs to a sandbox that has ended.
+//
+// # Going to and fro
+//
+// Whoever pauses, resumes, rolls back or copies a sandbox has seized it, so
+// they do it one after the other. Ending one needs no seizing: the record says
+// "ending", the work under way is told to give up, and whoever does it destroys
+// the sandbox instead of going on. A step that fails is undone, in the
+// background for as long as it takes, and the sandbox is seized until then.
+//
+// A sandbox that is written down to be paused does nothing more until it is
+// destroyed. If it has to run on after all, its snapshot goes first: otherwise
+// a crash could take it back to what it was before.
 //
 // # Steps
 //
 // Tests can kill the process at these steps (see internal/fault): create/validated,
 // create/recorded, create/started (on the node), create/running (recorded);
 // and for each way to end, recorded and destroyed: kill/…, expire/…, exit/…
-// (the node told us), undo/… (of a creation), recover/… (at start).
+// (the node told us), undo/… (of a creation, a pause or a resume that was
+// killed), recover/… (at start).
+//
+//	pause/recorded     the record of the snapshot, and "pausing"
+//	pause/written      the snapshot is whole on the node; the sandbox is held
+//	pause/finished     the record of the snapshot says so
+//	pause/paused       the record of the sandbox says "paused"; not yet destroyed
+//	resume/recorded    "resuming"
+//	resume/restored    it runs on the node
+//	resume/running     the record says so; the snapshot is not yet removed
+//	snapshot/recorded, snapshot/written, snapshot/finished
+//	                   of a named snapshot or a checkpoint
+//	rollback/verified  nothing is changed yet
+//	rollback/recorded  "resuming", from the checkpoint
+//	rollback/destroyed the node has nothing of it
+//	rollback/restored  it runs again; the record does not say so yet
+//	fork/written       the snapshot is ready; no fork is recorded
+//	fork/restored      a fork runs on the node; the record says "starting"
 //
 // # Locks
 //
-//	entry.mu    orders the changes of one sandbox: look at its state, write
-//	            the record, show the result in memory. Held over the store,
-//	            and over the node only to change a network; never while a
-//	            sandbox is created or destroyed.
-//	  Fleet.mu  quotas and the queue of what is due; nothing slow happens
-//	            under it.
+//	entry.busy    whoever has seized the sandbox; held over anything.
+//	  entry.destroying
+//	              held over an attempt to destroy it, and nothing else.
+//	  entry.mu    orders the changes of one sandbox: look at its state, write
+//	              the record, show the result in memory. Held over the store,
+//	              and over the node only to change a network; never while a
+//	              sandbox is made, written down or destroyed.
+//	    Fleet.mu  quotas and the queue of what is due; nothing slow happens
+//	              under it.
 package fleet
 
 import (
@@ -59,6 +99,15 @@ type records interface {
 	UnendedSandboxes(ctx context.Context, since time.Time) ([]*soulbox.Sandbox, error)
 	SandboxesEndedBefore(ctx context.Context, t time.Time, limit int) ([]soulbox.SandboxID, error)
 	DeleteSandbox(ctx context.Context, id soulbox.SandboxID) error
+
+	InsertSnapshot(ctx context.Context, snap *soulbox.Snapshot) error
+	FinishSnapshot(ctx context.Context, id soulbox.SnapshotID, bytes soulbox.Bytes) error
+	Snapshot(ctx context.Context, id soulbox.SnapshotID) (*soulbox.Snapshot, error)
+	SnapshotByName(ctx context.Context, team soulbox.TeamID, name string) (*soulbox.Snapshot, error)
+	Snapshots(ctx context.Context, f soulbox.SnapshotFilter) (soulbox.SnapshotPage, error)
+	SnapshotsOf(ctx context.Context, sandbox soulbox.SandboxID) ([]*soulbox.Snapshot, error)
+	AllSnapshots(ctx context.Context) ([]*soulbox.Snapshot, error)
+	DeleteSnapshot(ctx context.Context, id soulbox.SnapshotID) error
 }
 
 // node is the part of a machine that the fleet needs. All methods are safe
@@ -87,6 +136,30 @@ type node interface {
 	// node found dead when it started wait there already.
 	Exits() <-chan soulbox.Exit
 
+	// Snapshot writes a sandbox down, whole or not at all, and returns its
+	// size on disk. With hold the sandbox does nothing more when it returns
+	// without an error, and waits for Destroy or Thaw; else it runs on.
+	Snapshot(ctx context.Context, id soulbox.SandboxID, snap *soulbox.Snapshot, hold bool) (soulbox.Bytes, error)
+
+	// Thaw lets a held sandbox run on. One that is not held succeeds; one that
+	// is not there is NotFound.
+	Thaw(ctx context.Context, id soulbox.SandboxID) error
+
+	// Restore returns when a sandbox made of snap answers. It waits for the
+	// rest of an earlier Destroy of the same id, and leaves the snapshot as it
+	// is. When it fails, Destroy is called for what may be left.
+	Restore(ctx context.Context, sb *soulbox.Sandbox, snap *soulbox.Snapshot) error
+
+	// Verify reads a snapshot and compares it with its hashes.
+	Verify(ctx context.Context, id soulbox.SnapshotID) error
+
+	// RemoveSnapshot deletes one; who restores it now gets all of it. An
+	// unknown one succeeds.
+	RemoveSnapshot(ctx context.Context, id soulbox.SnapshotID) error
+
+	// Snapshots lists those that are whole, with their sizes on disk.
+	Snapshots(ctx context.Context) (map[soulbox.SnapshotID]soulbox.Bytes, error)
+
 	SetNetwork(ctx context.Context, id soulbox.SandboxID, n soulbox.Network) error
 	Logs(ctx context.Context, id soulbox.SandboxID, q soulbox.LogQuery) ([]soulbox.LogEntry, error)
 
@@ -114,7 +187,7 @@ type Options struct {
 	Retention time.Duration
 }
 
-// A Fleet creates, watches and ends sandboxes. All methods are safe for
+// A Fleet creates, watches, pauses and ends sandboxes. All methods are safe for
 // concurrent use. Sandboxes it returns are shared: nobody may change them.
 //
 // Its goroutines, all ended by Close, which waits for them:
@@ -124,6 +197,9 @@ type Options struct {
 //	prune     deletes what ended a month ago
 //	confirm   once at start: tells the node the networks on record
 //	teardown  one for each sandbox that is ending
+//
+// and one for each sandbox that is being paused, resumed or rolled back, and
+// for each snapshot that is being removed.
 type Fleet struct {
 	opts Options
 	log  *slog.Logger
@@ -132,14 +208,16 @@ type Fleet struct {
 	wake  chan struct{} // the head of the queue has changed
 	stop  chan struct{} // closed by Close
 
-	cancel context.CancelFunc // of the loops; set by Start
+	life   context.Context    //nolint:containedctx // until Close; every work of the node ends with it
+	cancel context.CancelFunc // of life
 	wg     sync.WaitGroup
 
 	mu    sync.Mutex
-	phase phase                  // +checklocks:mu
-	live  map[soulbox.TeamID]int // reserved by creations or live; +checklocks:mu
-	queue queue                  // +checklocks:mu
-	ended []*entry               // still in the table, in the order of their end; +checklocks:mu
+	phase phase                           // +checklocks:mu
+	live  map[soulbox.TeamID]int          // reserved, or active; +checklocks:mu
+	queue queue                           // +checklocks:mu
+	ended []*entry                        // still in the table, in the order of their end; +checklocks:mu
+	going map[soulbox.SnapshotID]struct{} // being removed for a client; +checklocks:mu
 }
 
 // phase is where the fleet itself is in its life.
@@ -162,12 +240,18 @@ type entry struct {
 	at    time.Time // when it is due; guarded by Fleet.mu
 	index int       // in Fleet.queue, or -1; guarded by Fleet.mu
 
-	mu     sync.Mutex
-	giveUp context.CancelCauseFunc // ends the creation under way, or nil; +checklocks:mu
+	busy       chan struct{} // full while somebody has seized it
+	destroying sync.Mutex    // held over an attempt of the node to destroy it
+
+	mu       sync.Mutex
+	giveUp   context.CancelCauseFunc // ends what the node does with it now, or nil; +checklocks:mu
+	resuming *resumption             // under way or waiting for its turn, or nil; +checklocks:mu
+	died     *soulbox.End            // what the node told while it was pausing or resuming; +checklocks:mu
+	since    time.Time               // when its present life began: what the node tells of earlier is old; +checklocks:mu
 }
 
 func newEntry(sb *soulbox.Sandbox) *entry {
-	e := &entry{gone: make(chan struct{}), index: -1}
+	e := &entry{gone: make(chan struct{}), busy: make(chan struct{}, 1), index: -1}
 	e.sb.Store(sb)
 	return e
 }
@@ -178,6 +262,8 @@ const (
 	recordTimeout  = 10 * time.Second // for one record, whoever waits for it
 	destroyTimeout = 30 * time.Second // for one attempt; Close waits that long at most
 	networkTimeout = 10 * time.Second
+	thawTimeout    = time.Minute
+	workTimeout    = 10 * time.Minute // for writing a sandbox down, reading it back or making it again
 	monthOfRecords = 30 * 24 * time.Hour
 )
 
@@ -186,12 +272,16 @@ func New(opts Options) *Fleet {
 	if opts.Retention <= 0 {
 		opts.Retention = monthOfRecords
 	}
+	life, cancel := context.WithCancel(context.Background())
 	return &Fleet{
-		opts: opts,
-		log:  opts.Log,
-		wake: make(chan struct{}, 1),
-		stop: make(chan struct{}),
-		live: map[soulbox.TeamID]int{},
+		opts:   opts,
+		log:    opts.Log,
+		wake:   make(chan struct{}, 1),
+		stop:   make(chan struct{}),
+		life:   life,
+		cancel: cancel,
+		live:   map[soulbox.TeamID]int{},
+		going:  map[soulbox.SnapshotID]struct{}{},
 	}
 }
 
@@ -206,18 +296,16 @@ func (f *Fleet) Start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start fleet: %w", err)
 	}
-	loops, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.phase != opening {
-		cancel()
 		return errStopping()
 	}
-	f.phase, f.cancel = opened, cancel
-	f.wg.Go(func() { f.watchQueue(loops) })
-	f.wg.Go(func() { f.watchExits(loops) })
-	f.wg.Go(func() { f.prune(loops) })
-	f.wg.Go(func() { f.confirmNetworks(loops, adopted) })
+	f.phase = opened
+	f.wg.Go(func() { f.watchQueue(f.life) })
+	f.wg.Go(func() { f.watchExits(f.life) })
+	f.wg.Go(func() { f.prune(f.life) })
+	f.wg.Go(func() { f.confirmNetworks(f.life, adopted) })
 	return nil
 }
 
@@ -231,8 +319,9 @@ func (f *Fleet) advance(from, to phase) bool {
 	return true
 }
 
-// Close stops watching and waits for what is under way: creations are undone,
-// attempts to destroy are finished. Sandboxes that run live on.
+// Close stops watching and waits for what is under way: creations, pauses and
+// resumes are undone, attempts to destroy are finished. Sandboxes that run live
+// on.
 func (f *Fleet) Close() error {
 	f.mu.Lock()
 	if f.phase == closed {
@@ -241,9 +330,7 @@ func (f *Fleet) Close() error {
 	}
 	f.phase = closed
 	close(f.stop)
-	if f.cancel != nil {
-		f.cancel()
-	}
+	f.cancel()
 	f.mu.Unlock()
 
 	f.table.Range(func(_, v any) bool {
@@ -312,6 +399,79 @@ func (f *Fleet) lend(sb *soulbox.Sandbox) *soulbox.Sandbox {
 		sb.Token = f.opts.Seed.AgentToken(sb.ID)
 	}
 	return sb
+}
+
+// seize makes the caller the only one who lets the node pause, make or copy the
+// sandbox, until it calls leave.
+func (f *Fleet) seize(ctx context.Context, e *entry) error {
+	select {
+	case e.busy <- struct{}{}:
+		return nil
+	case <-e.gone:
+		sb := e.sb.Load()
+		return missing(sb.ID, sb)
+	case <-f.stop:
+		return errStopping()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (e *entry) leave() { <-e.busy }
+
+// carry seizes a sandbox and lets do work on it to the end, even when nobody
+// waits for it any more. It returns what do tells, which may have to tidy up
+// after that.
+func (f *Fleet) carry(ctx context.Context, e *entry, do func(ctx context.Context, tell func(error))) error {
+	if err := f.seize(ctx, e); err != nil {
+		return err
+	}
+	told := make(chan error, 1)
+	f.wg.Go(func() {
+		defer e.leave()
+		do(context.WithoutCancel(ctx), func(err error) { told <- err })
+	})
+	select {
+	case err := <-told:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// until returns a context for work of the node that is given up with ctx, when
+// the fleet closes, or by calling giveUp, which must be called in any case.
+func (f *Fleet) until(ctx context.Context) (work context.Context, giveUp context.CancelCauseFunc) {
+	ctx, cancel := context.WithTimeout(ctx, workTimeout)
+	work, cause := context.WithCancelCause(ctx)
+	forget := context.AfterFunc(f.life, func() { cause(errStopping()) })
+	return work, func(why error) {
+		forget()
+		cause(why)
+		cancel()
+	}
+}
+
+// over ends the time in which the sandbox could not be destroyed because the
+// node was busy with it. It reports whether somebody ended it meanwhile, who
+// then left the destroying to us.
+func (f *Fleet) over(ctx context.Context, e *entry) bool {
+	e.mu.Lock()
+	e.giveUp = nil
+	live := e.sb.Load().State.Live()
+	e.mu.Unlock()
+	if !live {
+		f.wg.Go(func() { f.teardown(ctx, e, undone) })
+	}
+	return !live
+}
+
+// show lets everybody see what is on record, with e.mu held. A sandbox that is
+// not active any more goes out of its team's quota.
+func (f *Fleet) show(e *entry, sb *soulbox.Sandbox) {
+	if e.sb.Swap(sb).State.Active() && !sb.State.Active() {
+		f.release(sb.Team)
+	}
 }
 
 // now is the time with the precision of the store, so that records and memory

@@ -5,11 +5,9 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,114 +16,6 @@ import (
 	"github.com/soulbox/soulbox/store"
 	"github.com/soulbox/soulbox/store/sqlite"
 )
-
-// machine is a node whose sandboxes are entries of a map, and which fails as
-// told. It outlives the fleets that use it, as sandboxes outlive a server.
-type machine struct {
-	exits chan soulbox.Exit
-
-	mu       sync.Mutex
-	has      map[soulbox.SandboxID]*soulbox.Sandbox
-	networks map[soulbox.SandboxID]soulbox.Network
-	creates  int
-	forgot   []soulbox.SandboxID
-
-	ready []soulbox.SandboxID // what Reserve hands out
-
-	// All may be nil. They run without mu.
-	onCreate  func(context.Context, *soulbox.Sandbox) error
-	onDestroy func(context.Context, soulbox.SandboxID) error
-	onNetwork func(soulbox.SandboxID) error
-}
-
-func newMachine() *machine {
-	return &machine{
-		exits:    make(chan soulbox.Exit, 16),
-		has:      map[soulbox.SandboxID]*soulbox.Sandbox{},
-		networks: map[soulbox.SandboxID]soulbox.Network{},
-	}
-}
-
-func (m *machine) ID() soulbox.NodeID { return "node1" }
-
-func (m *machine) Reserve(*soulbox.Template) (soulbox.SandboxID, bool) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if len(m.ready) == 0 {
-		return "", false
-	}
-	id := m.ready[0]
-	m.ready = m.ready[1:]
-	return id, true
-}
-
-func (m *machine) Create(ctx context.Context, sb *soulbox.Sandbox, _ *soulbox.Template) error {
-	m.mu.Lock()
-	m.has[sb.ID] = sb
-	m.creates++
-	m.mu.Unlock()
-	if m.onCreate != nil {
-		return m.onCreate(ctx, sb)
-	}
-	return nil
-}
-
-func (m *machine) Destroy(ctx context.Context, id soulbox.SandboxID) error {
-	if m.onDestroy != nil {
-		if err := m.onDestroy(ctx, id); err != nil {
-			return err
-		}
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	delete(m.has, id)
-	return nil
-}
-
-func (m *machine) Sandboxes() []soulbox.SandboxID {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return slices.Sorted(maps.Keys(m.has))
-}
-
-func (m *machine) Exits() <-chan soulbox.Exit { return m.exits }
-
-func (m *machine) SetNetwork(_ context.Context, id soulbox.SandboxID, n soulbox.Network) error {
-	if m.onNetwork != nil {
-		if err := m.onNetwork(id); err != nil {
-			return err
-		}
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.networks[id] = n
-	return nil
-}
-
-func (m *machine) Logs(_ context.Context, id soulbox.SandboxID, _ soulbox.LogQuery) ([]soulbox.LogEntry, error) {
-	return []soulbox.LogEntry{{Message: "log of " + string(id)}}, nil
-}
-
-func (m *machine) Forget(_ context.Context, id soulbox.SandboxID) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.forgot = append(m.forgot, id)
-	return nil
-}
-
-func (m *machine) forgotten() []soulbox.SandboxID {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return slices.Clone(m.forgot)
-}
-
-// die makes a sandbox end by itself.
-func (m *machine) die(id soulbox.SandboxID, by soulbox.Ender, reason string) {
-	m.mu.Lock()
-	delete(m.has, id)
-	m.mu.Unlock()
-	m.exits <- soulbox.Exit{ID: id, End: soulbox.End{At: time.Now().UTC().Truncate(time.Microsecond), By: by, Reason: reason}}
-}
 
 // tester is what a *testing.T and a *rapid.T have in common and we need.
 type tester interface {
@@ -143,6 +33,11 @@ type house struct {
 	node  *machine
 	opts  fleet.Options
 	*fleet.Fleet
+}
+
+// everyState is for lists of all there is.
+var everyState = []soulbox.State{
+	soulbox.Starting, soulbox.Running, soulbox.Pausing, soulbox.Paused, soulbox.Resuming, soulbox.Ending, soulbox.Ended,
 }
 
 var (
@@ -255,7 +150,7 @@ func (h *house) records(team soulbox.TeamID) []*soulbox.Sandbox {
 	h.t.Helper()
 	page, err := h.store.Sandboxes(context.Background(), soulbox.SandboxFilter{
 		Team: team, Ascending: true,
-		States: []soulbox.State{soulbox.Starting, soulbox.Running, soulbox.Ending, soulbox.Ended},
+		States: everyState,
 	})
 	if err != nil {
 		h.t.Fatal(err)

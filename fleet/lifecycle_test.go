@@ -83,7 +83,7 @@ func (h *house) count() int {
 	h.t.Helper()
 	page, err := h.store.Sandboxes(context.Background(), soulbox.SandboxFilter{
 		Team: "us", Limit: 1,
-		States: []soulbox.State{soulbox.Starting, soulbox.Running, soulbox.Ending, soulbox.Ended},
+		States: everyState,
 	})
 	if err != nil {
 		h.t.Fatal(err)
@@ -145,7 +145,7 @@ func (m *model) setTimeout(t *rapid.T) {
 
 func (m *model) extend(t *rapid.T) {
 	id, d := m.pick(t), seconds(t, 100)
-	if _, err := m.Extend(context.Background(), "us", id, d); err != nil {
+	if _, _, err := m.Connect(context.Background(), "us", id, d, false); err != nil {
 		t.Fatal(err)
 	}
 	if at := time.Now().Add(d); at.After(m.lives[id].expires) {
@@ -169,7 +169,7 @@ func (m *model) restartSometime(t *rapid.T) {
 	if live := m.live(); len(live) > 0 && rapid.Bool().Draw(t, "one dies") {
 		id := rapid.SampledFrom(live).Draw(t, "who")
 		m.node.mu.Lock()
-		delete(m.node.has, id) // and nobody saw it
+		m.node.drop(id) // and nobody saw it
 		m.node.mu.Unlock()
 		m.lives[id].by = soulbox.ByServer
 	}

@@ -58,6 +58,25 @@ func (f *Fleet) liveEntry(ctx context.Context, team soulbox.TeamID, id soulbox.S
 	return e, nil
 }
 
+// wantRunning says why a sandbox cannot be worked with now: a Conflict, or
+// NotFound when it is not live.
+func wantRunning(sb *soulbox.Sandbox) error {
+	switch sb.State {
+	case soulbox.Running:
+		return nil
+	case soulbox.Starting:
+		return soulbox.Errorf(soulbox.Conflict, "sandbox %s is still starting", sb.ID)
+	case soulbox.Pausing:
+		return soulbox.Errorf(soulbox.Conflict, "sandbox %s is being paused", sb.ID)
+	case soulbox.Paused:
+		return soulbox.Errorf(soulbox.Conflict, "sandbox %s is paused", sb.ID)
+	case soulbox.Resuming:
+		return soulbox.Errorf(soulbox.Conflict, "sandbox %s is being resumed", sb.ID)
+	default:
+		return missing(sb.ID, sb)
+	}
+}
+
 // missing says that there is no such live sandbox, and what became of it when
 // the asking team owned it. The first sentence is the one that E2B's clients
 // know.
@@ -93,8 +112,8 @@ func (f *Fleet) Usage(ctx context.Context, team soulbox.TeamID, id soulbox.Sandb
 }
 
 // LatestUsage returns the last measurement of each of a team's live sandboxes
-// among ids. Those that are unknown, of another team or not measured yet are
-// left out.
+// among ids. Those that are unknown, of another team, paused or not measured
+// yet are left out.
 func (f *Fleet) LatestUsage(_ context.Context, team soulbox.TeamID, ids []soulbox.SandboxID) (map[soulbox.SandboxID]soulbox.Usage, error) {
 	latest := make(map[soulbox.SandboxID]soulbox.Usage, len(ids))
 	if f.opts.Meter == nil {
@@ -102,7 +121,7 @@ func (f *Fleet) LatestUsage(_ context.Context, team soulbox.TeamID, ids []soulbo
 	}
 	for _, id := range ids {
 		sb, ok := f.Find(id)
-		if !ok || sb.Team != team || !sb.State.Live() {
+		if !ok || sb.Team != team || !sb.State.Active() {
 			continue
 		}
 		if u, ok := f.opts.Meter.Latest(id); ok {

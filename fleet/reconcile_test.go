@@ -30,7 +30,7 @@ func (h *house) row(id soulbox.SandboxID, state soulbox.State, left time.Duratio
 		h.t.Fatal(err)
 	}
 	if there {
-		h.node.has[id] = sb
+		h.node.make(sb, mind{})
 	}
 }
 
@@ -53,7 +53,7 @@ func TestReconcile(t *testing.T) {
 	h.node.exits <- soulbox.Exit{ID: "ioom", End: soulbox.End{At: time.Now(), By: soulbox.ByOOM, Reason: "it was too big"}}
 	h.row("icrashhere", soulbox.Running, time.Minute, true)
 	h.node.exits <- soulbox.Exit{ID: "icrashhere", End: soulbox.End{At: time.Now(), By: soulbox.ByCrash, Reason: "its agent died"}}
-	h.node.has["istray"] = &soulbox.Sandbox{}
+	h.node.make(&soulbox.Sandbox{ID: "istray"}, mind{})
 	var mu sync.Mutex
 	var destroyed []soulbox.SandboxID
 	h.node.onDestroy = func(_ context.Context, id soulbox.SandboxID) error {

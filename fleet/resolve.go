@@ -6,47 +6,63 @@ import (
 	"github.com/soulbox/soulbox"
 )
 
-// resolve finds the template that a team means by ref. A bare name is the
-// team's own template, else the house's, else an id of one of these or of a
-// public one. Names of other teams need their namespace, so that nobody can
-// slip a template under a name that others use.
-func (f *Fleet) resolve(ctx context.Context, team *soulbox.Team, ref soulbox.TemplateRef) (*soulbox.Template, error) {
-	tpl, err := f.lookUp(ctx, team, ref)
+// resolve finds the template or snapshot that a team means by ref. A bare name
+// is the team's own template, else its own snapshot, else the house's template,
+// else an id of one of these or of a public template. Names of other teams need
+// their namespace, so that nobody can slip a template under a name that others
+// use.
+func (f *Fleet) resolve(ctx context.Context, team *soulbox.Team, ref soulbox.TemplateRef) (origin, error) {
+	o, err := f.lookUp(ctx, team, ref)
 	named := soulbox.TemplateRef{Namespace: ref.Namespace, Name: ref.Name}
-	if err == nil && tpl.Team != "" && tpl.Team != team.ID && !tpl.Public {
+	if err == nil && o.tpl.Team != "" && o.tpl.Team != team.ID && !o.tpl.Public {
 		// Not a Forbidden: that would tell strangers what exists.
 		err = soulbox.Errorf(soulbox.NotFound, "")
 	}
 	if soulbox.KindOf(err) == soulbox.NotFound {
-		return nil, soulbox.Errorf(soulbox.NotFound, "template '%s' not found", named)
+		return origin{}, soulbox.Errorf(soulbox.NotFound, "template '%s' not found", named)
 	}
 	if err != nil {
-		return nil, err
+		return origin{}, err
 	}
-	if ref.Tag != "" && ref.Tag != "default" {
-		return nil, soulbox.Errorf(soulbox.NotFound, "tag '%s' does not exist for template '%s'", ref.Tag, named)
+	if ref.Tag != "" && ref.Tag != defaultTag {
+		return origin{}, soulbox.Errorf(soulbox.NotFound, "tag '%s' does not exist for template '%s'", ref.Tag, named)
 	}
-	return tpl, nil
+	return o, nil
 }
 
-func (f *Fleet) lookUp(ctx context.Context, team *soulbox.Team, ref soulbox.TemplateRef) (*soulbox.Template, error) {
-	s := f.opts.Store
-	if ref.Namespace != "" {
-		owner := team
-		if ref.Namespace != team.Slug {
-			var err error
-			if owner, err = s.TeamBySlug(ctx, ref.Namespace); err != nil {
-				return nil, err
-			}
-		}
-		return s.TemplateByName(ctx, owner.ID, ref.Name)
-	}
+// defaultTag is what no tag stands for.
+const defaultTag = "default"
+
+func (f *Fleet) lookUp(ctx context.Context, team *soulbox.Team, ref soulbox.TemplateRef) (origin, error) {
 	const house = soulbox.TeamID("")
-	for _, owner := range []soulbox.TeamID{team.ID, house} {
-		tpl, err := s.TemplateByName(ctx, owner, ref.Name)
-		if soulbox.KindOf(err) != soulbox.NotFound || err == nil {
-			return tpl, err
+	s := f.opts.Store
+	owner := team
+	if ref.Namespace != "" && ref.Namespace != team.Slug {
+		var err error
+		if owner, err = s.TeamBySlug(ctx, ref.Namespace); err != nil {
+			return origin{}, err
 		}
 	}
-	return s.Template(ctx, soulbox.TemplateID(ref.Name))
+	tpl, err := s.TemplateByName(ctx, owner.ID, ref.Name)
+	o := origin{tpl: tpl}
+	if soulbox.KindOf(err) == soulbox.NotFound && owner == team {
+		o, err = snapshotOrigin(s.SnapshotByName(ctx, team.ID, ref.Name))
+	}
+	if soulbox.KindOf(err) != soulbox.NotFound || ref.Namespace != "" {
+		return o, err
+	}
+	if tpl, err = s.TemplateByName(ctx, house, ref.Name); soulbox.KindOf(err) == soulbox.NotFound {
+		tpl, err = s.Template(ctx, soulbox.TemplateID(ref.Name))
+	}
+	if soulbox.KindOf(err) == soulbox.NotFound {
+		return snapshotOrigin(f.snapshotByID(ctx, team.ID, soulbox.SnapshotID(ref.Name)))
+	}
+	return origin{tpl: tpl}, err
+}
+
+func snapshotOrigin(snap *soulbox.Snapshot, err error) (origin, error) {
+	if err != nil {
+		return origin{}, err
+	}
+	return origin{tpl: snap.AsTemplate(), snap: snap}, nil
 }
