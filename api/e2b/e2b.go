@@ -34,6 +34,19 @@ type fleet interface {
 	SetNetwork(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, network soulbox.Network) error
 	Usage(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, from, to time.Time) ([]soulbox.Usage, error)
 	LatestUsage(ctx context.Context, team soulbox.TeamID, ids []soulbox.SandboxID) (map[soulbox.SandboxID]soulbox.Usage, error)
+
+	Pause(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, memory bool) error
+	// Connect makes a sandbox run until d from now at least. resumed tells
+	// that it was paused; cold, that its memory was not wanted then.
+	Connect(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, d time.Duration, cold bool) (s *soulbox.Sandbox, resumed bool, err error)
+	Fork(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, n int, d time.Duration) ([]soulbox.Fork, error)
+
+	// The snapshots here are those that sandboxes are made of.
+	Snapshot(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, name string) (*soulbox.Snapshot, error)
+	Snapshots(ctx context.Context, filter soulbox.SnapshotFilter) (soulbox.SnapshotPage, error)
+	FindSnapshot(ctx context.Context, team soulbox.TeamID, idOrName string) (*soulbox.Snapshot, error)
+	RemoveSnapshot(ctx context.Context, team soulbox.TeamID, id soulbox.SnapshotID) error
+
 	Logs(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, query soulbox.LogQuery) ([]soulbox.LogEntry, error)
 }
 
@@ -90,6 +103,11 @@ func Routes(f fleet, t teams, tpl templates, o Options) []api.Route {
 		{Verb: remove, Path: "/sandboxes/{sandboxID}", Permission: api.WriteSandboxes, Handle: e.kill},
 		{Verb: post, Path: "/sandboxes/{sandboxID}/connect", Permission: api.WriteSandboxes, Handle: e.connectV1},
 		{Verb: post, Path: "/v2/sandboxes/{sandboxID}/connect", Permission: api.WriteSandboxes, Handle: e.connectV2},
+		{Verb: post, Path: "/sandboxes/{sandboxID}/pause", Permission: api.WriteSandboxes, Handle: e.pause},
+		{Verb: post, Path: "/sandboxes/{sandboxID}/resume", Permission: api.WriteSandboxes, Handle: e.resume},
+		{Verb: post, Path: "/sandboxes/{sandboxID}/fork", Permission: api.WriteSandboxes, Handle: e.fork},
+		{Verb: post, Path: "/sandboxes/{sandboxID}/snapshots", Permission: api.WriteSandboxes, Handle: e.createSnapshot},
+		{Verb: get, Path: "/snapshots", Permission: api.ReadSandboxes, Handle: e.listSnapshots},
 		{Verb: post, Path: "/sandboxes/{sandboxID}/timeout", Permission: api.WriteSandboxes, Handle: e.setTimeout},
 		{Verb: post, Path: "/sandboxes/{sandboxID}/refreshes", Permission: api.WriteSandboxes, Handle: e.refresh},
 		{Verb: put, Path: "/sandboxes/{sandboxID}/network", Permission: api.WriteSandboxes, Handle: e.setNetwork},

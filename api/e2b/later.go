@@ -23,12 +23,6 @@ func (e *room) laterRoutes() []api.Route {
 		}
 	}
 
-	add("pausing a sandbox", api.WriteSandboxes, post, "/sandboxes/{sandboxID}/pause")
-	add("resuming a sandbox", api.WriteSandboxes, post, "/sandboxes/{sandboxID}/resume")
-	add("forking a sandbox", api.WriteSandboxes, post, "/sandboxes/{sandboxID}/fork")
-	add("making a snapshot", api.WriteSandboxes, post, "/sandboxes/{sandboxID}/snapshots")
-	add("listing snapshots", api.ReadSandboxes, get, "/snapshots")
-
 	add("measuring a team", api.ReadTeam, get, "/teams/{teamID}/metrics", "/teams/{teamID}/metrics/max")
 
 	add("building a template", api.WriteTemplates, post,
@@ -66,21 +60,9 @@ func (e *room) laterRoutes() []api.Route {
 	return rows
 }
 
-// later answers that what is not there yet. A sandbox that does not exist is
-// worth saying first: no version could do it.
+// later answers that what is not there yet.
 func (e *room) later(what string) api.Handler {
-	return func(_ http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
-		if name := r.PathValue("sandboxID"); name != "" {
-			id, err := parseSandboxID(name)
-			if err != nil {
-				return err
-			}
-			if _, err := e.fleet.Live(r.Context(), who.Team, id); err != nil {
-				return err
-			}
-		}
-		return notYet(what)
-	}
+	return func(http.ResponseWriter, *http.Request, soulbox.Actor) error { return notYet(what) }
 }
 
 // notYet is the honest sentence.

@@ -1,6 +1,7 @@
 package e2b
 
 import (
+	"context"
 	"net/http"
 	"slices"
 	"strconv"
@@ -15,12 +16,18 @@ const (
 	maxPage      = 100
 )
 
+// shownRunning returns the states that clients, who know only two, see as
+// running. One that is still starting has no one who knows its id.
+func shownRunning() []soulbox.State {
+	return []soulbox.State{soulbox.Running, soulbox.Pausing, soulbox.Resuming}
+}
+
 // listV1 is the old list: all that run, newest first, on one page.
 func (e *room) listV1(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
 	q := queryOf(r)
 	filter := soulbox.SandboxFilter{
 		Team:     who.Team,
-		States:   []soulbox.State{soulbox.Running},
+		States:   shownRunning(),
 		Metadata: q.metadata("metadata"),
 	}
 	if q.err != nil {
@@ -38,7 +45,6 @@ func (e *room) listV2(w http.ResponseWriter, r *http.Request, who soulbox.Actor)
 	q := queryOf(r)
 	filter := soulbox.SandboxFilter{
 		Team:         who.Team,
-		States:       []soulbox.State{soulbox.Running},
 		Metadata:     q.metadata("metadata"),
 		StartedAfter: q.moment("startedAfter"),
 		Ascending:    q.oneOf("order", "desc", "asc") == "asc",
@@ -54,8 +60,12 @@ func (e *room) listV2(w http.ResponseWriter, r *http.Request, who soulbox.Actor)
 	if q.err != nil {
 		return q.err
 	}
-	if len(states) > 0 && !slices.Contains(states, "running") {
-		return api.Answer(w, http.StatusOK, listedAll(nil)) // nothing is ever paused
+	running := len(states) == 0 || slices.Contains(states, "running")
+	if running {
+		filter.States = shownRunning()
+	}
+	if len(states) == 0 || slices.Contains(states, "paused") {
+		filter.States = append(filter.States, soulbox.Paused)
 	}
 	if name := q.text("template"); name != "" {
 		id, err := e.templateFilter(r, who, name)
@@ -63,7 +73,9 @@ func (e *room) listV2(w http.ResponseWriter, r *http.Request, who soulbox.Actor)
 			return err
 		}
 		if id == "" {
-			w.Header().Set(totalRunning, "0")
+			if running {
+				w.Header().Set(totalRunning, "0")
+			}
 			return api.Answer(w, http.StatusOK, listedAll(nil))
 		}
 		filter.Template = id
@@ -72,11 +84,37 @@ func (e *room) listV2(w http.ResponseWriter, r *http.Request, who soulbox.Actor)
 	if err != nil {
 		return err
 	}
-	w.Header().Set(totalRunning, strconv.Itoa(page.Total))
+	if running {
+		total, err := e.countRunning(r.Context(), filter, page)
+		if err != nil {
+			return err
+		}
+		w.Header().Set(totalRunning, strconv.Itoa(total))
+	}
 	if page.Next != "" {
 		w.Header().Set(nextToken, page.Next)
 	}
 	return api.Answer(w, http.StatusOK, listedAll(page.Sandboxes))
+}
+
+// countRunning returns how many of those that filter selects run, on all
+// pages, of which page is one.
+func (e *room) countRunning(ctx context.Context, filter soulbox.SandboxFilter, page soulbox.SandboxPage) (int, error) {
+	if !slices.Contains(filter.States, soulbox.Paused) {
+		return page.Total, nil
+	}
+	if filter.Cursor == "" && page.Next == "" { // they are all here
+		n := 0
+		for _, s := range page.Sandboxes {
+			if s.State != soulbox.Paused {
+				n++
+			}
+		}
+		return n, nil
+	}
+	filter.States, filter.Limit, filter.Cursor = shownRunning(), 1, ""
+	page, err := e.fleet.List(ctx, filter)
+	return page.Total, err
 }
 
 // templateFilter returns the id of the template that name stands for, or

@@ -2,6 +2,7 @@ package e2b_test
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,16 +13,20 @@ import (
 )
 
 func TestListFilters(t *testing.T) {
-	base := soulbox.SandboxFilter{Team: "ours", States: []soulbox.State{soulbox.Running}, Limit: 100}
+	running := []soulbox.State{soulbox.Running, soulbox.Pausing, soulbox.Resuming}
+	base := soulbox.SandboxFilter{Team: "ours", States: append(slices.Clone(running), soulbox.Paused), Limit: 100}
 	for _, tt := range []struct {
 		query string
 		want  func(*soulbox.SandboxFilter)
 	}{
 		{"", func(*soulbox.SandboxFilter) {}},
-		{"state=running", func(*soulbox.SandboxFilter) {}},
+		{"state=running", func(f *soulbox.SandboxFilter) { f.States = running }},
+		{"state=paused", func(f *soulbox.SandboxFilter) { f.States = []soulbox.State{soulbox.Paused} }},
 		{"state=running,paused", func(*soulbox.SandboxFilter) {}},
 		{"state=paused&state=running", func(*soulbox.SandboxFilter) {}},
-		{"order=asc&limit=2&nextToken=abc", func(f *soulbox.SandboxFilter) { f.Ascending, f.Limit, f.Cursor = true, 2, "abc" }},
+		{"state=running&order=asc&limit=2&nextToken=abc", func(f *soulbox.SandboxFilter) {
+			f.States, f.Ascending, f.Limit, f.Cursor = running, true, 2, "abc"
+		}},
 		{"order=desc", func(*soulbox.SandboxFilter) {}},
 		{"startedAfter=2026-03-04T05:06:07.891Z", func(f *soulbox.SandboxFilter) {
 			f.StartedAfter = time.Date(2026, 3, 4, 5, 6, 7, 891e6, time.UTC)
@@ -60,17 +65,27 @@ func TestListFilters(t *testing.T) {
 }
 
 func TestListHeaders(t *testing.T) {
-	for _, tt := range []struct{ query, total, next, body string }{
-		{"", "7", "", ""},
-		{"limit=2", "7", "more", ""},
-		{"state=paused", "", "", "[]"},
-		{"template=unknown", "0", "", "[]"},
-		{"template=private", "0", "", "[]"},
+	for _, tt := range []struct {
+		query, total, next, body string
+		lists                    int
+	}{
+		{"", "2", "", "", 1}, // those on the page, which is all there is
+		{"limit=2", "7", "more", "", 2},
+		{"nextToken=abc", "7", "", "", 2},
+		{"state=running", "7", "", "", 1},
+		{"state=running&limit=2", "7", "more", "", 1},
+		{"state=paused", "", "", "", 1},
+		{"template=unknown", "0", "", "[]", 0},
+		{"template=unknown&state=paused", "", "", "[]", 0},
+		{"template=private", "0", "", "[]", 0},
 	} {
 		w := &world{}
 		res := ask(newAPI(t, w, ""), "GET", "/v2/sandboxes?"+tt.query, "")
 		if total, next := res.Header().Get("X-Total-Running"), res.Header().Get("X-Next-Token"); total != tt.total || next != tt.next {
 			t.Errorf("%s: X-Total-Running %q, X-Next-Token %q, want %q and %q", tt.query, total, next, tt.total, tt.next)
+		}
+		if w.lists != tt.lists {
+			t.Errorf("%s: the fleet was asked for %d lists, want %d", tt.query, w.lists, tt.lists)
 		}
 		if tt.body != "" && (strings.TrimSpace(res.Body.String()) != tt.body || w.asked != nil) {
 			t.Errorf("%s: %s after asking the fleet for %v, want %s at once", tt.query, res.Body, w.asked, tt.body)

@@ -11,6 +11,7 @@ import (
 const (
 	defaultTimeoutV1 = 15 * time.Second
 	defaultTimeoutV2 = 300 * time.Second
+	noDefault        = time.Duration(-1) // the timeout must be given
 
 	maxMap = 64 << 10 // bytes of all keys and values of metadata, or of envVars
 )
@@ -50,18 +51,18 @@ func (c *createRequest) toNoun(v2 bool) (soulbox.CreateRequest, error) {
 	if err := c.refuse(v2); err != nil {
 		return req, err
 	}
+	if req.Lifecycle, err = c.lifecycle(); err != nil {
+		return req, err
+	}
 	if req.Network, err = network(c.AllowInternetAccess, c.Network); err != nil {
 		return req, err
 	}
-	req.Timeout = defaultTimeoutV1
+	otherwise := defaultTimeoutV1
 	if v2 {
-		req.Timeout = defaultTimeoutV2
+		otherwise = defaultTimeoutV2
 	}
-	if c.Timeout != nil {
-		if *c.Timeout < 1 {
-			return req, soulbox.Errorf(soulbox.Invalid, "timeout must be at least 1 second, not %d", *c.Timeout)
-		}
-		req.Timeout = time.Duration(*c.Timeout) * time.Second
+	if req.Timeout, err = lifetime(c.Timeout, otherwise); err != nil {
+		return req, err
 	}
 	req.Secure = v2 || c.Secure != nil && *c.Secure
 	if req.Metadata, err = pairs("metadata", c.Metadata, ""); err != nil {
@@ -71,18 +72,42 @@ func (c *createRequest) toNoun(v2 bool) (soulbox.CreateRequest, error) {
 	return req, err
 }
 
+// lifecycle returns what becomes of the sandbox when its time is up, and of
+// traffic after that. autoResume without autoPause makes sense: it counts once
+// somebody has paused the sandbox.
+func (c *createRequest) lifecycle() (soulbox.Lifecycle, error) {
+	l := soulbox.Lifecycle{
+		Pause:     c.AutoPause != nil && *c.AutoPause,
+		FilesOnly: c.AutoPauseMemory != nil && !*c.AutoPauseMemory,
+		Wake:      c.AutoResume != nil && c.AutoResume.Enabled,
+	}
+	switch {
+	case l.FilesOnly && !l.Pause:
+		return l, soulbox.Errorf(soulbox.Invalid, "autoPauseMemory may be false only where autoPause is true")
+	case l.FilesOnly && l.Wake:
+		return l, soulbox.Errorf(soulbox.Invalid, "autoResume and autoPauseMemory=false exclude each other: "+
+			"traffic does not resume a sandbox that was paused without its memory; connect does")
+	}
+	return l, nil
+}
+
+// lifetime returns for how long a new sandbox may live.
+func lifetime(n *int32, otherwise time.Duration) (time.Duration, error) {
+	switch {
+	case n == nil:
+		return otherwise, nil
+	case *n < 1:
+		return 0, soulbox.Errorf(soulbox.Invalid, "timeout must be at least 1 second, not %d", *n)
+	}
+	return time.Duration(*n) * time.Second, nil
+}
+
 // refuse returns the first option that this version cannot honour.
 func (c *createRequest) refuse(v2 bool) error {
 	is := func(b *bool, want bool) bool { return b != nil && *b == want }
 	switch {
 	case v2 && is(c.Secure, false):
 		return soulbox.Errorf(soulbox.Invalid, "secure: sandboxes made through /v2 are always secured")
-	case is(c.AutoPause, true):
-		return notYet("autoPause: pausing a sandbox when its time is up")
-	case is(c.AutoPauseMemory, false):
-		return notYet("autoPauseMemory: pausing a sandbox without its memory")
-	case c.AutoResume != nil && c.AutoResume.Enabled:
-		return notYet("autoResume: resuming a paused sandbox")
 	case len(c.MCP) > 0:
 		return notYet("mcp: a gateway to MCP servers")
 	case c.IAM != nil && len(c.IAM.Tokens) > 0:
@@ -193,22 +218,22 @@ func spell(forbidden string) string {
 	return fmt.Sprintf("%q or NUL", forbidden)
 }
 
-// connectRequest is the body of both connects.
+// connectRequest is the body of both connects, and most of a resume's.
 type connectRequest struct {
-	Timeout *int32 `json:"timeout"` // seconds; v2 may leave it out
-	Memory  *bool  `json:"memory"`
+	Timeout *int32 `json:"timeout"` // seconds; connect v1 must have it
+	Memory  *bool  `json:"memory"`  // false: boot with the files of the pause
 }
 
 // toNoun returns how long from now the sandbox shall live at least.
-func (c *connectRequest) toNoun(v2 bool) (time.Duration, error) {
-	switch {
-	case c.Memory != nil && !*c.Memory:
-		return 0, notYet("memory: starting a sandbox from its disk alone")
-	case c.Timeout == nil && v2:
-		return defaultTimeoutV2, nil
+func (c *connectRequest) toNoun(otherwise time.Duration) (time.Duration, error) {
+	if c.Timeout == nil && otherwise != noDefault {
+		return otherwise, nil
 	}
 	return seconds("timeout", c.Timeout)
 }
+
+// cold reports whether the memory of the pause is not wanted.
+func (c *connectRequest) cold() bool { return c.Memory != nil && !*c.Memory }
 
 // seconds returns a duration that must be given and may be zero.
 func seconds(field string, n *int32) (time.Duration, error) {

@@ -2,7 +2,6 @@ package e2b_test
 
 import (
 	"encoding/json"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -41,6 +40,24 @@ func TestCreate(t *testing.T) {
 		{
 			"secure by default in v2", "/v2/sandboxes", `{"templateID":"base","mcp":{},"network":null,"autoResume":null}`,
 			func(r *soulbox.CreateRequest) { r.Timeout, r.Secure = 5*time.Minute, true },
+		},
+		{
+			"paused when its time is up", "/v2/sandboxes", `{"templateID":"base","autoPause":true,"autoPauseMemory":false,"autoResume":{"enabled":false}}`,
+			func(r *soulbox.CreateRequest) {
+				r.Timeout, r.Secure, r.Lifecycle = 5*time.Minute, true, soulbox.Lifecycle{Pause: true, FilesOnly: true}
+			},
+		},
+		{
+			"woken by traffic", "/v2/sandboxes", `{"templateID":"base","autoPause":true,"autoPauseMemory":true,"autoResume":{"enabled":true}}`,
+			func(r *soulbox.CreateRequest) {
+				r.Timeout, r.Secure, r.Lifecycle = 5*time.Minute, true, soulbox.Lifecycle{Pause: true, Wake: true}
+			},
+		},
+		{
+			"woken by traffic once somebody has paused it", "/v2/sandboxes", `{"templateID":"base","autoResume":{"enabled":true}}`,
+			func(r *soulbox.CreateRequest) {
+				r.Timeout, r.Secure, r.Lifecycle = 5*time.Minute, true, soulbox.Lifecycle{Wake: true}
+			},
 		},
 		{
 			"deny all", "/v2/sandboxes", `{"templateID":"base","allow_internet_access":true,"network":{"denyOut":["0.0.0.0/0"]}}`,
@@ -101,9 +118,10 @@ func TestRefused(t *testing.T) {
 			{`{"templateID":"base","envVars":{"` + long + `":"x"}}`, "envVars must not be larger than 64 KiB"},
 			{`{"templateID":"base","templateID":"other"}`, "in the body twice"},
 
-			{`{"templateID":"base","autoPause":true}`, "autoPause: pausing a sandbox when its time is up is not available in this version"},
-			{`{"templateID":"base","autoPauseMemory":false}`, "autoPauseMemory"},
-			{`{"templateID":"base","autoResume":{"enabled":true}}`, "autoResume"},
+			{`{"templateID":"base","autoPause":1}`, "autoPause must be true or false"},
+			{`{"templateID":"base","autoPauseMemory":false}`, "autoPauseMemory may be false only where autoPause is true"},
+			{`{"templateID":"base","autoPause":false,"autoPauseMemory":false}`, "autoPauseMemory may be false only where autoPause is true"},
+			{`{"templateID":"base","autoPause":true,"autoPauseMemory":false,"autoResume":{"enabled":true}}`, "exclude each other"},
 			{`{"templateID":"base","autoResume":true}`, "autoResume must be an object"},
 			{`{"templateID":"base","mcp":{"browserbase":{}}}`, "mcp"},
 			{`{"templateID":"base","iam":{"tokens":{"a":{"audience":"x","tokenType":"JWT-SVID"}}}}`, "iam"},
@@ -143,6 +161,7 @@ func FuzzCreate(f *testing.F) {
 		`{"templateID":"a/b:c","timeout":60,"secure":true,"metadata":{"a":"b"},"envVars":{"A":"b"}}`,
 		`{"templateID":"base","network":{"denyOut":["0.0.0.0/0"]},"allow_internet_access":true}`,
 		`{"templateID":"base","autoPause":false,"autoResume":{"enabled":false},"mcp":{},"iam":{},"volumeMounts":[]}`,
+		`{"templateID":"base","autoPause":true,"autoPauseMemory":false,"autoResume":{"enabled":true}}`,
 		`{"templateID":"base","timeout":-1}`,
 		`{"templateID":"base","envVars":{"A=":"\u0000"}}`,
 	} {
@@ -191,8 +210,43 @@ func FuzzCreate(f *testing.F) {
 		var said struct {
 			AutoPause bool `json:"autoPause"`
 		}
-		if err := json.Unmarshal([]byte(body), &said); err != nil || said.AutoPause {
-			t.Errorf("%q was taken: %v, %s", body, err, fmt.Sprint(said))
+		if err := json.Unmarshal([]byte(body), &said); err != nil || said.AutoPause != req.Lifecycle.Pause {
+			t.Errorf("%q became %+v: %v", body, req.Lifecycle, err)
+		}
+		if l := req.Lifecycle; l.FilesOnly && (!l.Pause || l.Wake) {
+			t.Errorf("%q became %+v", body, l)
+		}
+	})
+}
+
+// FuzzSnapshotName names snapshots. What is taken must find the snapshot when
+// it stands where a template's name stands, and not be taken for an id.
+func FuzzSnapshotName(f *testing.F) {
+	for _, s := range []string{"", "a", "Our-Team/a:default", "a:v1", "theirs/a", snapID, "a/b/c", "é"} {
+		f.Add(s)
+	}
+	w := &world{}
+	h := newAPI(f, w, "")
+	f.Fuzz(func(t *testing.T, name string) {
+		w.asked = nil
+		body, err := json.Marshal(map[string]string{"name": name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		res := ask(h, "POST", "/sandboxes/"+ourBox+"/snapshots", string(body))
+		if res.Code != 201 {
+			if res.Code != 400 && res.Code != 413 || w.asked != nil {
+				t.Errorf("%q: %d %s after asking for %v", name, res.Code, res.Body, w.asked)
+			}
+			return
+		}
+		got := w.asked.(string)
+		ref, err := soulbox.ParseTemplateRef(got)
+		if got == "" && name == "" {
+			return
+		}
+		if err != nil || ref != (soulbox.TemplateRef{Name: got}) || soulbox.SnapshotID(got).Valid() {
+			t.Errorf("%q became %q: %v", name, got, err)
 		}
 	})
 }

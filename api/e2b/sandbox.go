@@ -1,6 +1,7 @@
 package e2b
 
 import (
+	"context"
 	"net/http"
 	"time"
 
@@ -53,15 +54,23 @@ func (e *room) connect(w http.ResponseWriter, r *http.Request, who soulbox.Actor
 	if err := api.DecodeOptional(r, &body); err != nil {
 		return err
 	}
-	d, err := body.toNoun(v2)
+	otherwise := noDefault
+	if v2 {
+		otherwise = defaultTimeoutV2
+	}
+	d, err := body.toNoun(otherwise)
 	if err != nil {
 		return err
 	}
-	s, err := e.fleet.Extend(r.Context(), who.Team, id, d)
+	s, resumed, err := e.fleet.Connect(r.Context(), who.Team, id, d, body.cold())
 	if err != nil {
 		return err
 	}
-	return api.Answer(w, http.StatusOK, e.answerOf(s))
+	status := http.StatusOK
+	if resumed {
+		status = http.StatusCreated
+	}
+	return api.Answer(w, status, e.answerOf(s))
 }
 
 func (e *room) sandbox(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
@@ -103,11 +112,24 @@ func (e *room) setTimeout(w http.ResponseWriter, r *http.Request, who soulbox.Ac
 	if err != nil {
 		return err
 	}
+	if err := e.awake(r.Context(), who.Team, id); err != nil {
+		return err
+	}
 	if err := e.fleet.SetTimeout(r.Context(), who.Team, id, d); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+// awake returns an error when the sandbox is paused. To what needs a running
+// one a paused one is not there: clients of E2B make their own error of that.
+func (e *room) awake(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID) error {
+	s, err := e.fleet.Live(ctx, team, id)
+	if err == nil && s.State == soulbox.Paused {
+		err = soulbox.Errorf(soulbox.NotFound, "sandbox %s is paused; connect to it first, which resumes it", id)
+	}
+	return err
 }
 
 const (
@@ -136,6 +158,9 @@ func (e *room) refresh(w http.ResponseWriter, r *http.Request, who soulbox.Actor
 	if d > maxRefresh {
 		return soulbox.Errorf(soulbox.Invalid, "duration must not be longer than %d seconds", maxRefresh/time.Second)
 	}
+	if err := e.awake(r.Context(), who.Team, id); err != nil {
+		return err
+	}
 	if _, err := e.fleet.Extend(r.Context(), who.Team, id, max(d, minRefresh)); err != nil {
 		return err
 	}
@@ -156,6 +181,9 @@ func (e *room) setNetwork(w http.ResponseWriter, r *http.Request, who soulbox.Ac
 	}
 	n, err := network(body.AllowInternetAccess, &body.networkRequest)
 	if err != nil {
+		return err
+	}
+	if err := e.awake(r.Context(), who.Team, id); err != nil {
 		return err
 	}
 	if err := e.fleet.SetNetwork(r.Context(), who.Team, id, n); err != nil {

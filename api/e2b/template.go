@@ -76,9 +76,12 @@ func templatesOf(all []*soulbox.Template, team *soulbox.Team) []templateAnswer {
 }
 
 func (e *room) template(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
-	t, err := e.lookUp(r, who, r.PathValue("templateID"))
+	t, snap, err := e.lookUp(r, who, r.PathValue("templateID"))
 	if err != nil {
 		return err
+	}
+	if snap != nil {
+		t = templateOfSnapshot(snap)
 	}
 	team, err := e.teams.Team(r.Context(), who.Team)
 	if err != nil {
@@ -90,14 +93,18 @@ func (e *room) template(w http.ResponseWriter, r *http.Request, who soulbox.Acto
 // removeTemplate removes one of the team's own. SDKs delete snapshots by it,
 // too, and take 404 for an answer.
 func (e *room) removeTemplate(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
-	t, err := e.lookUp(r, who, r.PathValue("templateID"))
-	if err != nil {
+	t, snap, err := e.lookUp(r, who, r.PathValue("templateID"))
+	switch {
+	case err != nil:
 		return err
-	}
-	if t.Team != who.Team {
+	case snap != nil:
+		err = e.fleet.RemoveSnapshot(r.Context(), who.Team, snap.ID)
+	case t.Team != who.Team:
 		return soulbox.Errorf(soulbox.Forbidden, "template %q is not your team's", t.Name)
+	default:
+		err = e.templates.Remove(r.Context(), who.Team, t.ID)
 	}
-	if err := e.templates.Remove(r.Context(), who.Team, t.ID); err != nil {
+	if err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -106,9 +113,12 @@ func (e *room) removeTemplate(w http.ResponseWriter, r *http.Request, who soulbo
 
 // alias tells whether a name is taken: 200 or 403 if it is, 404 if not.
 func (e *room) alias(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
-	t, err := e.lookUp(r, who, r.PathValue("alias"))
+	t, snap, err := e.lookUp(r, who, r.PathValue("alias"))
 	if err != nil {
 		return err
+	}
+	if snap != nil {
+		t = templateOfSnapshot(snap)
 	}
 	return api.Answer(w, http.StatusOK, struct {
 		TemplateID string `json:"templateID"`
@@ -116,10 +126,35 @@ func (e *room) alias(w http.ResponseWriter, r *http.Request, who soulbox.Actor) 
 	}{string(t.ID), t.Public})
 }
 
-func (e *room) lookUp(r *http.Request, who soulbox.Actor, name string) (*soulbox.Template, error) {
+// lookUp returns the template or the snapshot that name stands for: sandboxes
+// are made of both, and clients ask for both here. As when one is made, the
+// team's own template comes first, then its snapshot, then what others have.
+func (e *room) lookUp(r *http.Request, who soulbox.Actor, name string) (*soulbox.Template, *soulbox.Snapshot, error) {
 	ref, err := soulbox.ParseTemplateRef(name)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return e.templates.Template(r.Context(), who.Team, ref)
+	t, err := e.templates.Template(r.Context(), who.Team, ref)
+	if err == nil && (t.Team == who.Team || t.Name != ref.Name) || err != nil && soulbox.KindOf(err) != soulbox.NotFound {
+		return t, nil, err
+	}
+	snap, serr := e.findSnapshot(r.Context(), who.Team, ref)
+	switch {
+	case serr == nil:
+		return nil, snap, nil
+	case soulbox.KindOf(serr) == soulbox.NotFound:
+		return t, nil, err
+	default:
+		return nil, nil, serr
+	}
+}
+
+// templateOfSnapshot shows a snapshot to those who ask for a template.
+func templateOfSnapshot(s *soulbox.Snapshot) *soulbox.Template {
+	t := s.AsTemplate()
+	t.ID = soulbox.TemplateID(s.ID)
+	if s.Name != "" {
+		t.Name = s.Name
+	}
+	return t
 }

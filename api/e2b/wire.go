@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/api"
 )
 
 const (
@@ -80,18 +81,25 @@ func listed(s *soulbox.Sandbox) listedSandbox {
 	if started.IsZero() {
 		started = s.CreatedAt
 	}
+	state, end := "running", s.ExpiresAt
+	if s.State == soulbox.Paused {
+		state = "paused"
+		if s.Pause != nil {
+			end = s.Pause.At // its time does not run
+		}
+	}
 	return listedSandbox{
 		TemplateID:  string(s.Template),
 		Alias:       aliasOf(s),
 		SandboxID:   string(s.ID),
 		ClientID:    clientID,
 		StartedAt:   moment(started),
-		EndAt:       moment(s.ExpiresAt),
+		EndAt:       moment(end),
 		CPUCount:    s.Size.CPUs,
 		MemoryMB:    int64(s.Size.Memory / soulbox.MiB),
 		DiskSizeMB:  int64(s.Size.Disk / soulbox.MiB),
 		Metadata:    s.Metadata,
-		State:       "running", // the other one is "paused"
+		State:       state,
 		EnvdVersion: envdVersion,
 	}
 }
@@ -110,8 +118,16 @@ func (e *room) detailOf(s *soulbox.Sandbox) sandboxDetail {
 		EnvdAccessToken:     tokenOf(s),
 		AllowInternetAccess: s.Network.Internet,
 		Domain:              e.domainOrNull(),
-		Lifecycle:           lifecycle{OnTimeout: "kill"},
+		Lifecycle:           lifecycleOf(s),
 	}
+}
+
+func lifecycleOf(s *soulbox.Sandbox) lifecycle {
+	l := lifecycle{AutoResume: s.Lifecycle.Wake, OnTimeout: "kill"}
+	if s.Lifecycle.Pause {
+		l.OnTimeout = "pause"
+	}
+	return l
 }
 
 func (e *room) domainOrNull() *string {
@@ -134,6 +150,34 @@ func tokenOf(s *soulbox.Sandbox) string {
 		return ""
 	}
 	return s.Token
+}
+
+// forkAnswer is what became of one copy: exactly one of these.
+type forkAnswer struct {
+	Sandbox *sandboxAnswer `json:"sandbox,omitempty"`
+	Error   *api.Failure   `json:"error,omitempty"`
+}
+
+// snapshotAnswer is a snapshot that sandboxes can be made of.
+type snapshotAnswer struct {
+	SnapshotID string   `json:"snapshotID"` // goes wherever a template's name goes
+	Names      []string `json:"names"`      // never null
+}
+
+func snapshotOf(s *soulbox.Snapshot, team *soulbox.Team) snapshotAnswer {
+	a := snapshotAnswer{SnapshotID: string(s.ID), Names: []string{}}
+	if s.Name != "" {
+		a.Names = append(a.Names, qualified(s.Name, team))
+	}
+	return a
+}
+
+// qualified returns a name of the team's as it is known to everybody.
+func qualified(name string, team *soulbox.Team) string {
+	if team.Slug == "" {
+		return name
+	}
+	return team.Slug + "/" + name
 }
 
 // moment is a time as E2B writes it: UTC, to the microsecond, which is what
@@ -304,8 +348,8 @@ type build struct {
 // templateOf describes t to the members of team.
 func templateOf(t *soulbox.Template, team *soulbox.Team) templateAnswer {
 	name := t.Name
-	if t.Team == team.ID && team.Slug != "" {
-		name = team.Slug + "/" + t.Name
+	if t.Team == team.ID {
+		name = qualified(t.Name, team)
 	}
 	return templateAnswer{
 		TemplateID:  string(t.ID),

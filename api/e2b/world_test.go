@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,16 +31,25 @@ const (
 
 	ourBox   = "i0our0000000000000000"
 	plainBox = "i0plain00000000000000" // not secured, offline, without metadata
+	coldBox  = "i0cold000000000000000" // paused
+	snapID   = "s0snapshot00000000000"
+	namedID  = "s0named00000000000000"
 	keyID    = "0b9f7c0e-6d5b-4a0e-9f55-0d6f3a1c2b3d"
 )
 
 var epoch = time.Date(2026, 3, 4, 5, 6, 7, 891234567, time.FixedZone("here", 2*60*60))
 
-// world stands for the rooms behind the API: one team with two sandboxes, a
-// template of its own and the house's. It remembers what it was asked.
+// world stands for the rooms behind the API: one team with two sandboxes that
+// run and one that is paused, two snapshots, a template of its own and the
+// house's. It remembers what it was asked.
 type world struct {
 	asked any
 	fail  error // what every call of the fleet returns, if set
+	lists int   // how often it was asked for a list
+
+	shadow  bool // the team's snapshot has the name of the house's template
+	quicker bool // somebody else resumes what is paused before we do
+	removed map[soulbox.SnapshotID]bool
 }
 
 func (w *world) Authenticate(_ context.Context, plain string) (soulbox.Actor, error) {
@@ -67,11 +78,20 @@ func (w *world) boxes() []*soulbox.Sandbox {
 	}
 }
 
+// paused is the sandbox that does not run.
+func (w *world) paused() *soulbox.Sandbox {
+	s := w.boxes()[0]
+	s.ID, s.State = coldBox, soulbox.Paused
+	s.Pause = &soulbox.Pause{Snapshot: "s0pause00000000000000", Memory: true, At: epoch.Add(time.Minute)}
+	s.Lifecycle = soulbox.Lifecycle{Pause: true, Wake: true}
+	return s
+}
+
 func (w *world) find(team soulbox.TeamID, id soulbox.SandboxID) (*soulbox.Sandbox, error) {
 	if w.fail != nil {
 		return nil, w.fail
 	}
-	for _, s := range w.boxes() {
+	for _, s := range append(w.boxes(), w.paused()) {
 		if s.Team == team && s.ID == id {
 			return s, nil
 		}
@@ -101,11 +121,131 @@ func (w *world) List(_ context.Context, f soulbox.SandboxFilter) (soulbox.Sandbo
 	if f.Team != "ours" {
 		return soulbox.SandboxPage{}, nil
 	}
-	page := soulbox.SandboxPage{Sandboxes: w.boxes(), Total: 7}
+	w.lists++
+	page := soulbox.SandboxPage{Total: 7}
+	if slices.Contains(f.States, soulbox.Running) {
+		page.Sandboxes = w.boxes()
+	}
+	if slices.Contains(f.States, soulbox.Paused) {
+		page.Sandboxes = append(page.Sandboxes, w.paused())
+		page.Total = 9
+	}
 	if f.Limit == 2 {
 		page.Next = "more"
 	}
 	return page, nil
+}
+
+func (w *world) Pause(_ context.Context, team soulbox.TeamID, id soulbox.SandboxID, memory bool) error {
+	s, err := w.find(team, id)
+	if err == nil && s.State == soulbox.Paused {
+		err = soulbox.Errorf(soulbox.Conflict, "sandbox %s is paused already", id)
+	}
+	w.asked = memory
+	return err
+}
+
+// A connection is what Connect was asked for.
+type connection struct {
+	D    time.Duration
+	Cold bool
+}
+
+func (w *world) Connect(_ context.Context, team soulbox.TeamID, id soulbox.SandboxID, d time.Duration, cold bool) (*soulbox.Sandbox, bool, error) {
+	s, err := w.find(team, id)
+	if err != nil {
+		return nil, false, err
+	}
+	w.asked = connection{d, cold}
+	resumed := s.State == soulbox.Paused && !w.quicker
+	s.State, s.Pause = soulbox.Running, nil
+	return s, resumed, nil
+}
+
+// A forking is what Fork was asked for.
+type forking struct {
+	N int
+	D time.Duration
+}
+
+func (w *world) Fork(_ context.Context, team soulbox.TeamID, id soulbox.SandboxID, n int, d time.Duration) ([]soulbox.Fork, error) {
+	s, err := w.find(team, id)
+	if err != nil {
+		return nil, err
+	}
+	if s.State == soulbox.Paused {
+		return nil, soulbox.Errorf(soulbox.Conflict, "sandbox %s is paused", id)
+	}
+	w.asked = forking{n, d}
+	all := make([]soulbox.Fork, n)
+	for i := range all {
+		all[i].Sandbox = s
+	}
+	if n > 1 {
+		all[1] = soulbox.Fork{Err: soulbox.Errorf(soulbox.Exhausted, "20 sandboxes run already")}
+	}
+	if n > 2 {
+		all[2] = soulbox.Fork{Err: errors.New("secret detail")}
+	}
+	return all, nil
+}
+
+func snapshots() []*soulbox.Snapshot {
+	size := soulbox.Size{CPUs: 2, Memory: 512 * soulbox.MiB, Disk: 10 * soulbox.GiB}
+	return []*soulbox.Snapshot{
+		{
+			ID: namedID, Team: "ours", Sandbox: ourBox, Kind: soulbox.ForCreate, Name: "my-snap", Ready: true, Memory: true,
+			CreatedAt: epoch, Template: "tpl1", Alias: "base", Image: strings.Repeat("ab", 32), Size: size,
+		},
+		{ID: snapID, Team: "ours", Sandbox: "igone", Kind: soulbox.ForCreate, Ready: true, Memory: true, CreatedAt: epoch, Template: "tpl1", Size: size},
+	}
+}
+
+func (w *world) Snapshot(_ context.Context, team soulbox.TeamID, id soulbox.SandboxID, name string) (*soulbox.Snapshot, error) {
+	if _, err := w.find(team, id); err != nil {
+		return nil, err
+	}
+	w.asked = name
+	if name == "my-snap" {
+		return nil, soulbox.Errorf(soulbox.Conflict, "there is a snapshot 'my-snap' already")
+	}
+	return &soulbox.Snapshot{ID: snapID, Team: team, Sandbox: id, Name: name}, nil
+}
+
+func (w *world) Snapshots(_ context.Context, f soulbox.SnapshotFilter) (soulbox.SnapshotPage, error) {
+	w.asked = f
+	if f.Team != "ours" {
+		return soulbox.SnapshotPage{}, nil
+	}
+	page := soulbox.SnapshotPage{Snapshots: snapshots()}
+	if f.Limit == 2 {
+		page.Next = "more"
+	}
+	return page, w.fail
+}
+
+func (w *world) FindSnapshot(_ context.Context, team soulbox.TeamID, idOrName string) (*soulbox.Snapshot, error) {
+	if w.fail != nil {
+		return nil, w.fail
+	}
+	for _, s := range snapshots() {
+		if w.shadow {
+			s.Name = "base"
+		}
+		if s.Team == team && (string(s.ID) == idOrName || s.Name == idOrName) && !w.removed[s.ID] {
+			return s, nil
+		}
+	}
+	return nil, soulbox.Errorf(soulbox.NotFound, "snapshot '%s' not found", idOrName)
+}
+
+func (w *world) RemoveSnapshot(ctx context.Context, team soulbox.TeamID, id soulbox.SnapshotID) error {
+	_, err := w.FindSnapshot(ctx, team, string(id))
+	w.asked = id
+	if err == nil {
+		w.removed = map[soulbox.SnapshotID]bool{id: true}
+	}
+	return err
 }
 
 func (w *world) Kill(_ context.Context, team soulbox.TeamID, id soulbox.SandboxID, by soulbox.Ender, _ string) error {

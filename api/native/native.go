@@ -1,6 +1,6 @@
 // Package native is the part of the control plane that E2B has no words for,
-// under /v1: sandboxes that have ended and why, importing templates, keys, and
-// the server itself. spec/native.yaml describes it for people and generators;
+// under /v1: sandboxes that have ended and why, their checkpoints, what the
+// team keeps on disk, importing templates, keys, and the server itself. spec/native.yaml describes it for people and generators;
 // a test holds the two together.
 //
 // Names are in snake_case, times in RFC 3339, sizes in MiB.
@@ -19,6 +19,17 @@ import (
 type fleet interface {
 	Get(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID) (*soulbox.Sandbox, error)
 	List(ctx context.Context, filter soulbox.SandboxFilter) (soulbox.SandboxPage, error)
+
+	Checkpoint(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, name string) (*soulbox.Snapshot, error)
+	// Checkpoints returns them oldest first.
+	Checkpoints(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID) ([]*soulbox.Snapshot, error)
+	RemoveCheckpoint(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, checkpoint soulbox.SnapshotID) error
+	Rollback(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, checkpoint soulbox.SnapshotID) (*soulbox.Sandbox, error)
+
+	Snapshots(ctx context.Context, filter soulbox.SnapshotFilter) (soulbox.SnapshotPage, error)
+	// FindSnapshot and RemoveSnapshot know those that sandboxes are made of.
+	FindSnapshot(ctx context.Context, team soulbox.TeamID, idOrName string) (*soulbox.Snapshot, error)
+	RemoveSnapshot(ctx context.Context, team soulbox.TeamID, id soulbox.SnapshotID) error
 }
 
 // keys is what this room needs of whoever knows a team's keys.
@@ -65,6 +76,13 @@ func Routes(f fleet, k keys, t templates, o Options) []api.Route {
 	return []api.Route{
 		{Verb: get, Path: "/v1/sandboxes", Permission: api.ReadSandboxes, Handle: n.listSandboxes},
 		{Verb: get, Path: "/v1/sandboxes/{sandbox}", Permission: api.ReadSandboxes, Handle: n.sandbox},
+		{Verb: get, Path: "/v1/sandboxes/{sandbox}/checkpoints", Permission: api.ReadSandboxes, Handle: n.listCheckpoints},
+		{Verb: post, Path: "/v1/sandboxes/{sandbox}/checkpoints", Permission: api.WriteSandboxes, Handle: n.checkpoint},
+		{Verb: remove, Path: "/v1/sandboxes/{sandbox}/checkpoints/{checkpoint}", Permission: api.WriteSandboxes, Handle: n.removeCheckpoint},
+		{Verb: post, Path: "/v1/sandboxes/{sandbox}/rollback", Permission: api.WriteSandboxes, Handle: n.rollback},
+
+		{Verb: get, Path: "/v1/snapshots", Permission: api.ReadSandboxes, Handle: n.listSnapshots},
+		{Verb: remove, Path: "/v1/snapshots/{snapshot}", Permission: api.WriteSandboxes, Handle: n.removeSnapshot},
 
 		{Verb: get, Path: "/v1/templates", Permission: api.ReadTemplates, Handle: n.listTemplates},
 		{Verb: post, Path: "/v1/templates/import", Permission: api.WriteTemplates, Handle: n.importTemplate, Upload: true},
@@ -87,22 +105,21 @@ const (
 // remembered, newest first.
 func (n *room) listSandboxes(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
 	query := r.URL.Query()
-	filter := soulbox.SandboxFilter{Team: who.Team, Limit: defaultPage, Cursor: query.Get("cursor")}
+	filter := soulbox.SandboxFilter{Team: who.Team, Cursor: query.Get("cursor")}
 	if s := query.Get("ended"); s != "" {
 		ended, err := strconv.ParseBool(s)
 		if err != nil {
 			return soulbox.Errorf(soulbox.Invalid, "ended must be true or false, not %.50q", s)
 		}
 		if ended {
-			filter.States = []soulbox.State{soulbox.Starting, soulbox.Running, soulbox.Ending, soulbox.Ended}
+			filter.States = []soulbox.State{
+				soulbox.Starting, soulbox.Running, soulbox.Pausing, soulbox.Paused, soulbox.Resuming, soulbox.Ending, soulbox.Ended,
+			}
 		}
 	}
-	if s := query.Get("limit"); s != "" {
-		limit, err := strconv.Atoi(s)
-		if err != nil || limit < 1 || limit > maxPage {
-			return soulbox.Errorf(soulbox.Invalid, "limit must be a whole number from 1 to %d, not %.50q", maxPage, s)
-		}
-		filter.Limit = limit
+	var err error
+	if filter.Limit, err = limit(query.Get("limit")); err != nil {
+		return err
 	}
 	page, err := n.fleet.List(r.Context(), filter)
 	if err != nil {
@@ -117,9 +134,9 @@ func (n *room) listSandboxes(w http.ResponseWriter, r *http.Request, who soulbox
 
 // sandbox tells about one, also when it has ended.
 func (n *room) sandbox(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
-	id := soulbox.SandboxID(r.PathValue("sandbox"))
-	if !id.Valid() {
-		return soulbox.Errorf(soulbox.Invalid, "%.100q is not the id of a sandbox: those hold a-z and 0-9", string(id))
+	id, err := sandboxID(r)
+	if err != nil {
+		return err
 	}
 	s, err := n.fleet.Get(r.Context(), who.Team, id)
 	if err != nil {

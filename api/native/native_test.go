@@ -26,6 +26,11 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the files in testdata")
 
+const (
+	firstID = "s0first00000000000000"
+	laterID = "s0later00000000000000"
+)
+
 const keyID = "0b9f7c0e-6d5b-4a0e-9f55-0d6f3a1c2b3d"
 
 var epoch = time.Date(2026, 3, 4, 5, 6, 7, 891234567, time.FixedZone("here", 2*60*60))
@@ -51,6 +56,12 @@ func boxes() []*soulbox.Sandbox {
 			ID: "ilive", Team: "ours", Template: "tpl1", Alias: "base", Node: "n1", State: soulbox.Running, CreatedAt: epoch,
 			StartedAt: epoch.Add(time.Second), ExpiresAt: epoch.Add(time.Hour), Size: size, Network: soulbox.Network{Internet: true},
 			Secure: true, Token: "must not show", Env: map[string]string{"SECRET": "must not show"}, Metadata: map[string]string{"user": "ada"},
+			Lifecycle: soulbox.Lifecycle{Pause: true, Wake: true}, From: laterID,
+		},
+		{
+			ID: "icold", Team: "ours", Template: "tpl1", State: soulbox.Paused, CreatedAt: epoch, StartedAt: epoch, ExpiresAt: epoch, Size: size,
+			Lifecycle: soulbox.Lifecycle{Pause: true, FilesOnly: true}, From: laterID,
+			Pause: &soulbox.Pause{Snapshot: laterID, At: epoch.Add(time.Hour)},
 		},
 		{
 			ID: "idead", Team: "ours", Template: "tpl1", State: soulbox.Ended, CreatedAt: epoch, Size: size,
@@ -71,6 +82,63 @@ func (w *world) Get(_ context.Context, team soulbox.TeamID, id soulbox.SandboxID
 func (w *world) List(_ context.Context, f soulbox.SandboxFilter) (soulbox.SandboxPage, error) {
 	w.asked = f
 	return soulbox.SandboxPage{Sandboxes: boxes(), Next: "more", Total: 12}, nil
+}
+
+// checkpoints are those of ilive.
+func checkpoints() []*soulbox.Snapshot {
+	return []*soulbox.Snapshot{
+		{ID: firstID, Team: "ours", Sandbox: "ilive", Kind: soulbox.ForRollback, Name: "Before the test/1", Memory: true, Bytes: 7 << 20, CreatedAt: epoch, Template: "tpl1", Node: "n1"},
+		{ID: laterID, Team: "ours", Sandbox: "ilive", Parent: firstID, Kind: soulbox.ForRollback, Memory: true, Bytes: 9 << 20, CreatedAt: epoch.Add(time.Minute), Template: "tpl1"},
+	}
+}
+
+func (w *world) Checkpoint(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, name string) (*soulbox.Snapshot, error) {
+	if _, err := w.Get(ctx, team, id); err != nil {
+		return nil, err
+	}
+	w.asked = name
+	return &soulbox.Snapshot{ID: laterID, Sandbox: id, Parent: firstID, Name: name, Bytes: 7 << 20, CreatedAt: epoch}, nil
+}
+
+func (w *world) Checkpoints(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID) ([]*soulbox.Snapshot, error) {
+	if _, err := w.Get(ctx, team, id); err != nil || id != "ilive" {
+		return nil, err
+	}
+	return checkpoints(), nil
+}
+
+func (w *world) RemoveCheckpoint(_ context.Context, _ soulbox.TeamID, _ soulbox.SandboxID, c soulbox.SnapshotID) error {
+	w.asked = c
+	return nil
+}
+
+func (w *world) Rollback(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, c soulbox.SnapshotID) (*soulbox.Sandbox, error) {
+	w.asked = c
+	s, err := w.Get(ctx, team, id)
+	if err == nil {
+		s.From = c
+	}
+	return s, err
+}
+
+func (w *world) Snapshots(_ context.Context, f soulbox.SnapshotFilter) (soulbox.SnapshotPage, error) {
+	w.asked = f
+	return soulbox.SnapshotPage{Snapshots: checkpoints(), Next: "more"}, nil
+}
+
+func (w *world) FindSnapshot(_ context.Context, team soulbox.TeamID, idOrName string) (*soulbox.Snapshot, error) {
+	if team != "ours" || idOrName != "mine" {
+		return nil, soulbox.Errorf(soulbox.NotFound, "snapshot '%s' not found", idOrName)
+	}
+	return &soulbox.Snapshot{ID: firstID}, nil
+}
+
+func (w *world) RemoveSnapshot(_ context.Context, team soulbox.TeamID, id soulbox.SnapshotID) error {
+	if team != "ours" {
+		return soulbox.Errorf(soulbox.NotFound, "snapshot '%s' not found", id)
+	}
+	w.asked = id
+	return nil
 }
 
 func (w *world) Keys(context.Context, soulbox.TeamID) ([]*soulbox.Key, error) {
@@ -177,7 +245,9 @@ func wantFailure(t *testing.T, w *httptest.ResponseRecorder, code int, msg strin
 }
 
 func TestAnswers(t *testing.T) {
-	all := []soulbox.State{soulbox.Starting, soulbox.Running, soulbox.Ending, soulbox.Ended}
+	all := []soulbox.State{
+		soulbox.Starting, soulbox.Running, soulbox.Pausing, soulbox.Paused, soulbox.Resuming, soulbox.Ending, soulbox.Ended,
+	}
 	for _, tt := range []struct {
 		name, verb, path, body string
 		code                   int
@@ -187,7 +257,21 @@ func TestAnswers(t *testing.T) {
 		{"sandboxes", "GET", "/v1/sandboxes?ended=false", "", 200, soulbox.SandboxFilter{Team: "ours", Limit: 100}},
 		{"sandboxes", "GET", "/v1/sandboxes?ended=true&limit=5&cursor=c", "", 200, soulbox.SandboxFilter{Team: "ours", Limit: 5, Cursor: "c", States: all}},
 		{"sandbox", "GET", "/v1/sandboxes/ilive", "", 200, nil},
+		{"sandbox-paused", "GET", "/v1/sandboxes/icold", "", 200, nil},
 		{"sandbox-ended", "GET", "/v1/sandboxes/idead", "", 200, nil},
+		{"checkpoint", "POST", "/v1/sandboxes/ilive/checkpoints", `{"name":" Vor dem Test é "}`, 201, "Vor dem Test é"},
+		{"", "POST", "/v1/sandboxes/ilive/checkpoints", "", 201, ""},
+		{"checkpoints", "GET", "/v1/sandboxes/ilive/checkpoints", "", 200, nil},
+		{"", "DELETE", "/v1/sandboxes/ilive/checkpoints/" + laterID, "", 204, soulbox.SnapshotID(laterID)},
+		{"", "DELETE", "/v1/sandboxes/ilive/checkpoints/Before%20the%20test%2F1", "", 204, soulbox.SnapshotID(firstID)},
+		{"rolled-back", "POST", "/v1/sandboxes/ilive/rollback", `{"checkpoint":"Before the test/1"}`, 200, soulbox.SnapshotID(firstID)},
+		{"", "POST", "/v1/sandboxes/ilive/rollback", `{"checkpoint":"` + laterID + `"}`, 200, soulbox.SnapshotID(laterID)},
+		{"snapshots", "GET", "/v1/snapshots", "", 200, soulbox.SnapshotFilter{Team: "ours", Limit: 100}},
+		{"snapshots", "GET", "/v1/snapshots?kind=checkpoint&sandbox=ilive&limit=5&cursor=c", "", 200, soulbox.SnapshotFilter{
+			Team: "ours", Kind: soulbox.ForRollback, Sandbox: "ilive", Limit: 5, Cursor: "c",
+		}},
+		{"", "DELETE", "/v1/snapshots/" + laterID, "", 204, soulbox.SnapshotID(laterID)},
+		{"", "DELETE", "/v1/snapshots/mine", "", 204, soulbox.SnapshotID(firstID)},
 		{"templates", "GET", "/v1/templates", "", 200, nil},
 		{"", "DELETE", "/v1/templates/base", "", 204, soulbox.TemplateID("tpl1")},
 		{"keys", "GET", "/v1/keys", "", 200, nil},
@@ -224,6 +308,28 @@ func TestRefused(t *testing.T) {
 		{"GET", "/v1/sandboxes?ended=maybe", "", "ours", 400, "ended must be true or false"},
 		{"GET", "/v1/sandboxes?limit=0", "", "ours", 400, "limit must be"},
 		{"GET", "/v1/sandboxes?limit=1001", "", "ours", 400, "limit must be"},
+		{"GET", "/v1/sandboxes/ilive/checkpoints", "", "theirs", 404, "does not exist"},
+		{"GET", "/v1/sandboxes/UPPER/checkpoints", "", "ours", 400, "is not the id of a sandbox"},
+		{"POST", "/v1/sandboxes/ilive/checkpoints", "", "theirs", 404, "does not exist"},
+		{"POST", "/v1/sandboxes/ilive/checkpoints", `{"name":7}`, "ours", 400, "name must be a string"},
+		{"POST", "/v1/sandboxes/ilive/checkpoints", `{"name":"a\nb"}`, "ours", 400, "all of them printable"},
+		{"POST", "/v1/sandboxes/ilive/checkpoints", `{"name":"` + strings.Repeat("x", 129) + `"}`, "ours", 400, "at most 128 bytes"},
+		{"POST", "/v1/sandboxes/ilive/checkpoints", `{"name":"` + laterID + `"}`, "ours", 400, "looks like the id"},
+		{"POST", "/v1/sandboxes/UPPER/checkpoints", "", "ours", 400, "is not the id of a sandbox"},
+		{"DELETE", "/v1/sandboxes/ilive/checkpoints/" + laterID, "", "theirs", 404, "does not exist"},
+		{"DELETE", "/v1/sandboxes/ilive/checkpoints/none", "", "ours", 404, `sandbox ilive has no checkpoint "none"`},
+		{"DELETE", "/v1/sandboxes/UPPER/checkpoints/none", "", "ours", 400, "is not the id of a sandbox"},
+		{"POST", "/v1/sandboxes/ilive/rollback", `{"checkpoint":"` + laterID + `"}`, "theirs", 404, "does not exist"},
+		{"POST", "/v1/sandboxes/ilive/rollback", ``, "ours", 400, "needs a body"},
+		{"POST", "/v1/sandboxes/ilive/rollback", `{}`, "ours", 400, "checkpoint is needed"},
+		{"POST", "/v1/sandboxes/ilive/rollback", `{"checkpoint":"none"}`, "ours", 404, "has no checkpoint"},
+		{"POST", "/v1/sandboxes/icold/rollback", `{"checkpoint":"` + laterID + `"}`, "ours", 404, "has no checkpoint"},
+		{"POST", "/v1/sandboxes/UPPER/rollback", `{"checkpoint":"x"}`, "ours", 400, "is not the id of a sandbox"},
+		{"GET", "/v1/snapshots?kind=all", "", "ours", 400, "kind must be pause, checkpoint, snapshot or fork"},
+		{"GET", "/v1/snapshots?sandbox=UPPER", "", "ours", 400, "is not the id of a sandbox"},
+		{"GET", "/v1/snapshots?limit=x", "", "ours", 400, "limit must be"},
+		{"DELETE", "/v1/snapshots/" + laterID, "", "theirs", 404, "not found"},
+		{"DELETE", "/v1/snapshots/none", "", "ours", 404, "not found"},
 		{"DELETE", "/v1/templates/base", "", "theirs", 404, "not found"},
 		{"DELETE", "/v1/templates/a%2Fb%2Fc", "", "ours", 400, "a name has"},
 		{"POST", "/v1/keys", "", "ours", 400, "needs a body"},
@@ -403,4 +509,32 @@ func TestImportCutOff(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("the import still waits for the rest of the tar")
 	}
+}
+
+// FuzzCheckpointName names checkpoints as people might. What is taken must be
+// fit to be shown, and to be found by the same name.
+func FuzzCheckpointName(f *testing.F) {
+	for _, s := range []string{"", "  a  ", "before/after", laterID, "a\x00", "\u202e", "\xff", strings.Repeat("é", 65)} {
+		f.Add(s)
+	}
+	w := &world{}
+	h := newAPI(f, w)
+	f.Fuzz(func(t *testing.T, name string) {
+		w.asked = nil
+		body, err := json.Marshal(map[string]string{"name": name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		res := ask(h, "POST", "/v1/sandboxes/ilive/checkpoints", string(body), "ours")
+		if res.Code != 201 {
+			if res.Code != 400 && res.Code != 413 || w.asked != nil {
+				t.Errorf("%q: %d %s after asking for %v", name, res.Code, res.Body, w.asked)
+			}
+			return
+		}
+		got := w.asked.(string)
+		if len(got) > 128 || got != strings.TrimSpace(got) || strings.ContainsAny(got, "\x00\n\r\x1b") || soulbox.SnapshotID(got).Valid() {
+			t.Errorf("%q became %q", name, got)
+		}
+	})
 }

@@ -30,12 +30,17 @@ type document struct {
 	Paths   map[string]map[string]struct {
 		OperationID string `yaml:"operationId"`
 		Parameters  []struct {
+			Ref  string `yaml:"$ref"`
 			Name string `yaml:"name"`
 			In   string `yaml:"in"`
 		} `yaml:"parameters"`
 		Responses map[string]any `yaml:"responses"`
 	} `yaml:"paths"`
 	Components struct {
+		Parameters map[string]struct {
+			Name string `yaml:"name"`
+			In   string `yaml:"in"`
+		} `yaml:"parameters"`
 		Schemas map[string]schema `yaml:"schemas"`
 	} `yaml:"components"`
 }
@@ -74,6 +79,10 @@ func TestSpecRoutes(t *testing.T) {
 			}
 			var named []string
 			for _, p := range op.Parameters {
+				if p.Ref != "" {
+					shared := d.Components.Parameters[strings.TrimPrefix(p.Ref, "#/components/parameters/")]
+					p.Name, p.In = shared.Name, shared.In
+				}
 				if p.In == "path" {
 					named = append(named, "{"+p.Name+"}")
 				}
@@ -100,7 +109,8 @@ func TestSpecRoutes(t *testing.T) {
 func TestSpecAnswers(t *testing.T) {
 	d := spec(t)
 	for file, name := range map[string]string{
-		"sandboxes": "SandboxList", "sandbox": "Sandbox", "sandbox-ended": "Sandbox", "templates": "TemplateList",
+		"sandboxes": "SandboxList", "sandbox": "Sandbox", "sandbox-ended": "Sandbox", "sandbox-paused": "Sandbox",
+		"checkpoint": "Checkpoint", "checkpoints": "CheckpointList", "rolled-back": "Sandbox", "snapshots": "SnapshotList", "templates": "TemplateList",
 		"keys": "KeyList", "key-created": "Key", "version": "Version",
 	} {
 		b, err := os.ReadFile(filepath.Join("testdata", file+".json"))

@@ -22,6 +22,7 @@ type sandboxAnswer struct {
 	CreatedAt time.Time         `json:"created_at"`
 	StartedAt *time.Time        `json:"started_at,omitempty"`
 	ExpiresAt *time.Time        `json:"expires_at,omitempty"`
+	PausedAt  *time.Time        `json:"paused_at,omitempty"`
 	EndedAt   *time.Time        `json:"ended_at,omitempty"`
 	EndedBy   string            `json:"ended_by,omitempty"`
 	Reason    string            `json:"reason,omitempty"`
@@ -31,7 +32,25 @@ type sandboxAnswer struct {
 	PIDs      int               `json:"pids"`
 	Internet  bool              `json:"internet"`
 	Secure    bool              `json:"secure"`
+	Lifecycle lifecycle         `json:"lifecycle"`
+	From      string            `json:"from,omitempty"`
 	Metadata  map[string]string `json:"metadata,omitempty"`
+}
+
+// lifecycle says what becomes of a sandbox when its time is up, and of traffic
+// after that.
+type lifecycle struct {
+	OnTimeout string `json:"on_timeout"`
+	FilesOnly bool   `json:"files_only"`
+	Wake      bool   `json:"wake"`
+}
+
+func lifecycleOf(l soulbox.Lifecycle) lifecycle {
+	a := lifecycle{OnTimeout: "kill", FilesOnly: l.FilesOnly, Wake: l.Wake}
+	if l.Pause {
+		a.OnTimeout = "pause"
+	}
+	return a
 }
 
 func sandboxOf(s *soulbox.Sandbox) sandboxAnswer {
@@ -50,7 +69,13 @@ func sandboxOf(s *soulbox.Sandbox) sandboxAnswer {
 		PIDs:      s.Size.PIDs,
 		Internet:  s.Network.Internet,
 		Secure:    s.Secure,
+		Lifecycle: lifecycleOf(s.Lifecycle),
+		From:      string(s.From),
 		Metadata:  s.Metadata,
+	}
+	if s.State == soulbox.Paused && s.Pause != nil {
+		a.PausedAt = moment(s.Pause.At)
+		a.ExpiresAt = nil // its time does not run
 	}
 	if s.End != nil {
 		a.EndedAt = moment(s.End.At)
@@ -67,6 +92,64 @@ func moment(t time.Time) *time.Time {
 	}
 	t = t.UTC()
 	return &t
+}
+
+type checkpointList struct {
+	Checkpoints []checkpointAnswer `json:"checkpoints"`
+}
+
+// checkpointAnswer is a moment that a sandbox can return to.
+type checkpointAnswer struct {
+	ID        string    `json:"id"`
+	Name      string    `json:"name,omitempty"`
+	Parent    string    `json:"parent,omitempty"`
+	CreatedAt time.Time `json:"created_at"`
+	Bytes     int64     `json:"bytes"`
+	Current   bool      `json:"current"` // the sandbox went on from here
+}
+
+func checkpointOf(c *soulbox.Snapshot, current soulbox.SnapshotID) checkpointAnswer {
+	return checkpointAnswer{
+		ID:        string(c.ID),
+		Name:      c.Name,
+		Parent:    string(c.Parent),
+		CreatedAt: c.CreatedAt.UTC(),
+		Bytes:     int64(c.Bytes),
+		Current:   c.ID == current,
+	}
+}
+
+type snapshotList struct {
+	Snapshots []snapshotAnswer `json:"snapshots"`
+	Next      string           `json:"next,omitempty"` // the cursor of the next page
+}
+
+type snapshotAnswer struct {
+	ID        string    `json:"id"`
+	Kind      string    `json:"kind"`
+	Name      string    `json:"name,omitempty"`
+	Sandbox   string    `json:"sandbox"`
+	Parent    string    `json:"parent,omitempty"`
+	Template  string    `json:"template"`
+	Node      string    `json:"node,omitempty"`
+	Memory    bool      `json:"memory"`
+	Bytes     int64     `json:"bytes"`
+	CreatedAt time.Time `json:"created_at"`
+}
+
+func snapshotOf(s *soulbox.Snapshot) snapshotAnswer {
+	return snapshotAnswer{
+		ID:        string(s.ID),
+		Kind:      string(s.Kind),
+		Name:      s.Name,
+		Sandbox:   string(s.Sandbox),
+		Parent:    string(s.Parent),
+		Template:  string(s.Template),
+		Node:      string(s.Node),
+		Memory:    s.Memory,
+		Bytes:     int64(s.Bytes),
+		CreatedAt: s.CreatedAt.UTC(),
+	}
 }
 
 type templateList struct {
