@@ -18,6 +18,7 @@ import (
 const (
 	msgNotFound = "The sandbox was not found"
 	msgClosed   = "The sandbox is running but port is not open"
+	msgDenied   = "The sandbox is paused and this request may not resume it"
 	msgBroken   = "The sandbox is running but the program on this port gave no proper HTTP answer"
 )
 
@@ -27,6 +28,8 @@ const (
 	kindRefused  = "refused"   // not something we carry
 	kindBlocked  = "blocked"   // a control path
 	kindNotFound = "not_found" // no such sandbox, or it does not run
+	kindDenied   = "denied"    // may not resume a paused sandbox
+	kindAsleep   = "asleep"    // a paused sandbox could not be resumed
 	kindBusy     = "busy"      // too many requests at once, or stopping
 	kindClosed   = "closed"    // nothing listens on the port
 	kindBroken   = "broken"    // the answer was malformed or cut off
@@ -55,10 +58,21 @@ func gone(id soulbox.SandboxID, sb *soulbox.Sandbox) problem {
 		}
 	case sb.State == soulbox.Starting:
 		pr.Reason = "it has not started yet"
+	case sb.State == soulbox.Paused:
+		pr.Reason = "it is paused; POST /v2/sandboxes/" + string(id) + "/connect resumes it"
 	case sb.State != soulbox.Running:
 		pr.Reason = "it is " + string(sb.State)
 	}
 	return pr
+}
+
+// busy answers a request that was one too many, or came too late.
+func (p *Proxy) busy(w http.ResponseWriter, r *http.Request, t target, err error) {
+	code := http.StatusTooManyRequests
+	if soulbox.KindOf(err) != soulbox.Exhausted {
+		code = http.StatusServiceUnavailable
+	}
+	p.fail(w, r, kindBusy, problem{SandboxID: t.id, Port: t.port, Code: code, Message: soulbox.MessageOf(err)})
 }
 
 // refuse answers a request whose target is malformed or unknown.

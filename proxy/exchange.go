@@ -50,8 +50,9 @@ type exchange struct {
 	conn *conn // the latest
 }
 
-// run carries the exchange to its end.
-func (x *exchange) run() {
+// run carries the exchange to its end. It returns false when it did not even
+// begin: see [Proxy.carry].
+func (x *exchange) run() (done bool) {
 	out := x.request()
 	if up, ok := out.Body.(*upload); ok {
 		// Without this, net/http would read all of the body before it sends
@@ -68,20 +69,43 @@ func (x *exchange) run() {
 	}
 	x.mu.Unlock()
 	if err != nil {
+		if x.missed(err) {
+			return false
+		}
 		x.failed(err)
-		return
+		return true
 	}
 	defer func() { _ = res.Body.Close() }() // read to its end, or not wanted
 	x.status = res.StatusCode
 	if res.StatusCode == http.StatusSwitchingProtocols {
 		x.upgrade(out, res)
-		return
+		return true
 	}
 	if res.StatusCode < 200 || res.StatusCode > 999 {
 		x.failed(errStatus)
-		return
+		return true
 	}
 	x.respond(res)
+	return true
+}
+
+// missed reports whether the sandbox went to sleep before a connection to it
+// was made: then nothing has been sent or read, and all can begin again.
+func (x *exchange) missed(err error) bool {
+	if !errors.Is(err, errGone) && !errors.As(err, new(*dialError)) || x.r.Context().Err() != nil {
+		return false
+	}
+	x.mu.Lock()
+	up := x.up
+	x.mu.Unlock()
+	if up != nil && (up.begun.Load() || up.is(broken)) {
+		return false
+	}
+	if sb, ok := x.proxy.sandboxes.Find(x.target.id); !ok || !x.proxy.sleeps(sb) {
+		return false
+	}
+	x.hold.release() // from here on no drop sets a deadline; carry clears them
+	return true
 }
 
 // request builds what the sandbox gets.
@@ -193,7 +217,9 @@ func (x *exchange) inform(code int, header textproto.MIMEHeader) error {
 	if x.informed++; x.informed > maxInformational {
 		return errInformational
 	}
-	if x.answered || !x.r.ProtoAtLeast(1, 1) || code == http.StatusContinue && x.r.Header.Get("Expect") == "" {
+	// Continue is sent by net/http itself when the transport, told the same,
+	// begins to read the body; a second one would be one too many.
+	if x.answered || !x.r.ProtoAtLeast(1, 1) || code == http.StatusContinue {
 		return nil
 	}
 	h := x.w.Header()
@@ -336,6 +362,7 @@ func (x *exchange) failed(err error) {
 type upload struct {
 	body  io.Reader
 	state atomic.Int32
+	begun atomic.Bool // somebody has read
 }
 
 // States of an upload.
@@ -353,6 +380,7 @@ func (u *upload) Read(p []byte) (int, error) {
 	if u.is(stopped) {
 		return 0, http.ErrBodyReadAfterClose
 	}
+	u.begun.Store(true)
 	n, err := u.body.Read(p)
 	switch {
 	case err == io.EOF:

@@ -65,18 +65,24 @@ type pool struct {
 	closed bool
 	// +checklocks:mu
 	boxes map[soulbox.SandboxID]*box // those to which something is open
+	// +checklocks:mu
+	asleep map[soulbox.SandboxID]*box // those for which something waits
 }
 
 // A box is what is open to one sandbox. Its fields are guarded by pool.mu.
 type box struct {
 	id      soulbox.SandboxID
+	home    map[soulbox.SandboxID]*box // boxes or asleep
 	streams int
 	ties    map[*tie]bool
 	dropped bool
 }
 
 func newPool(node dialer, running func(soulbox.SandboxID) bool, b *buffers, m *meter, streams int) *pool {
-	p := &pool{node: node, running: running, buffers: b, meter: m, streams: streams, boxes: make(map[soulbox.SandboxID]*box)}
+	p := &pool{
+		node: node, running: running, buffers: b, meter: m, streams: streams,
+		boxes: make(map[soulbox.SandboxID]*box), asleep: make(map[soulbox.SandboxID]*box),
+	}
 	p.agents = p.transport(idleAgents, agentIdle)
 	p.users = p.transport(idleUsers, userIdle)
 	return p
@@ -120,19 +126,28 @@ type tie struct {
 // enter ties a request to sandbox id. cut is called at most once, and never
 // after release has returned.
 func (p *pool) enter(id soulbox.SandboxID, cut func()) (*tie, error) {
-	return p.tie(id, true, cut)
+	return p.tie(p.boxes, id, true, cut)
 }
 
-func (p *pool) tie(id soulbox.SandboxID, stream bool, cut func()) (*tie, error) {
+// await ties a request that waits until sandbox id runs. A drop is what the
+// end of a pause looks like, so that only close cuts it.
+func (p *pool) await(id soulbox.SandboxID, cut func()) (*tie, error) {
+	return p.tie(p.asleep, id, true, cut)
+}
+
+func errStopping() error { return soulbox.Errorf(soulbox.Unavailable, "the server is stopping") }
+
+// tie ties something to the box of id in home.
+func (p *pool) tie(home map[soulbox.SandboxID]*box, id soulbox.SandboxID, stream bool, cut func()) (*tie, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return nil, soulbox.Errorf(soulbox.Unavailable, "the server is stopping")
+		return nil, errStopping()
 	}
-	b := p.boxes[id]
+	b := home[id]
 	if b == nil {
-		b = &box{id: id, ties: make(map[*tie]bool)}
-		p.boxes[id] = b
+		b = &box{id: id, home: home, ties: make(map[*tie]bool)}
+		home[id] = b
 	}
 	t := &tie{pool: p, box: b, stream: stream, cut: cut}
 	if stream {
@@ -165,8 +180,8 @@ func (t *tie) release() {
 		t.box.streams--
 		p.meter.streams.Dec()
 	}
-	if len(t.box.ties) == 0 && p.boxes[t.box.id] == t.box {
-		delete(p.boxes, t.box.id)
+	if len(t.box.ties) == 0 && t.box.home[t.box.id] == t.box {
+		delete(t.box.home, t.box.id)
 	}
 }
 
@@ -217,7 +232,7 @@ func (p *pool) detachLocked(b *box) []*tie {
 		return nil
 	}
 	b.dropped = true
-	delete(p.boxes, b.id)
+	delete(b.home, b.id)
 	ties := make([]*tie, 0, len(b.ties))
 	for t := range b.ties {
 		ties = append(ties, t)
@@ -230,8 +245,10 @@ func (p *pool) close() {
 	p.mu.Lock()
 	p.closed = true
 	var ties []*tie
-	for _, b := range p.boxes {
-		ties = append(ties, p.detachLocked(b)...)
+	for _, home := range []map[soulbox.SandboxID]*box{p.boxes, p.asleep} {
+		for _, b := range home {
+			ties = append(ties, p.detachLocked(b)...)
+		}
 	}
 	p.mu.Unlock()
 	for _, t := range ties {
@@ -252,7 +269,7 @@ func (p *pool) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	t, err := p.tie(id, false, cancel)
+	t, err := p.tie(p.boxes, id, false, cancel)
 	if err != nil {
 		return nil, err
 	}

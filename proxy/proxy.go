@@ -18,6 +18,14 @@
 // cuts its connections, and the clients see a reset, never a clean end. What
 // asks afterwards gets status 502 and the reason.
 //
+// # Paused sandboxes
+//
+// Where its lifecycle says so, traffic to any port wakes a sandbox that is
+// paused with its memory: the request is held, its body unread, until the
+// sandbox runs, and then carried. Requests for the agent of a secure sandbox
+// must first show that they know its token. All other paused sandboxes are
+// treated as if they were not there, with the reason.
+//
 // # Trust
 //
 // Everything that comes out of a sandbox is hostile: its headers, its
@@ -65,6 +73,7 @@ type Options struct {
 	Metrics   prometheus.Registerer // nil: counted, but not shown
 	Sandboxes finder                // required
 	Node      dialer                // required
+	Waker     waker                 // nil: nobody wakes paused sandboxes
 
 	// Streams is how many requests a sandbox may hold open at the same time;
 	// more are answered with status 429. 0 is 4096.
@@ -79,6 +88,7 @@ const defaultStreams = 4096
 type Proxy struct {
 	log       *slog.Logger
 	sandboxes finder
+	waker     waker
 	pool      *pool
 	buffers   *buffers
 	meter     *meter
@@ -96,6 +106,7 @@ func New(o Options) *Proxy {
 	p := &Proxy{
 		log:       o.Log,
 		sandboxes: o.Sandboxes,
+		waker:     o.Waker,
 		buffers:   newBuffers(),
 		meter:     newMeter(o.Metrics),
 	}
@@ -149,22 +160,37 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, t target) {
 		p.fail(w, r, kindBlocked, problem{Code: http.StatusNotFound, Message: "this path is reserved for the control plane and cannot be reached from outside"})
 		return
 	}
-	if sb, ok := p.sandboxes.Find(t.id); !ok || sb.State != soulbox.Running {
-		p.fail(w, r, kindNotFound, gone(t.id, sb))
-		return
+	for wakes := 0; ; {
+		sb, ok := p.sandboxes.Find(t.id)
+		switch {
+		case ok && sb.State == soulbox.Running:
+			if p.carry(w, r, t) {
+				return
+			}
+		case wakes == mostWakes || !p.sleeps(sb):
+			p.fail(w, r, kindNotFound, gone(t.id, sb))
+			return
+		default:
+			wakes++
+			if !p.wake(w, r, t, sb) {
+				return
+			}
+		}
 	}
+}
+
+// carry takes r to a sandbox that ran a moment ago. It returns false, with
+// nothing read and nothing answered, when the sandbox was paused since and the
+// request can wake it.
+func (p *Proxy) carry(w http.ResponseWriter, r *http.Request, t target) (done bool) {
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Time{})  // a writer without deadlines has none to clear
 	_ = rc.SetWriteDeadline(time.Time{}) // as above
 	x := &exchange{proxy: p, w: w, r: r, rc: rc, target: t}
 	hold, err := p.pool.enter(t.id, x.sever)
 	if err != nil {
-		code := http.StatusTooManyRequests
-		if soulbox.KindOf(err) != soulbox.Exhausted {
-			code = http.StatusServiceUnavailable
-		}
-		p.fail(w, r, kindBusy, problem{SandboxID: t.id, Port: t.port, Code: code, Message: soulbox.MessageOf(err)})
-		return
+		p.busy(w, r, t, err)
+		return true
 	}
 	x.hold = hold
 	defer hold.release()
@@ -176,5 +202,5 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, t target) {
 				"status", x.status, "sent", x.sent, "took", time.Since(start))
 		}
 	}()
-	x.run()
+	return x.run()
 }

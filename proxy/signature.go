@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/soulbox/soulbox"
 )
@@ -30,6 +31,8 @@ const (
 // in which the token belongs to one sandbox only.
 type signed struct {
 	path, operation, user, expiry, signature string
+
+	until int64 // the expiry in seconds since 1970; 0 without one
 }
 
 // signedFile reads a signed file URL. ok is false for all other requests.
@@ -55,20 +58,39 @@ func signedFile(r *http.Request) (s signed, ok bool) {
 			s.signature = "" // nobody signed that
 		}
 		s.expiry = ":" + strconv.FormatInt(n, 10)
+		s.until = max(n, 1) // 0 is no expiry; what is below it has passed as well
 	}
 	return s, true
 }
 
-// signer finds the sandbox whose token made the signature. Whether it has
-// expired is for the agent to say.
+// bounded reports whether s is small enough to be looked at.
+func (s signed) bounded() bool {
+	return len(s.signature) == signatureLen && len(s.path) <= maxSignedPath && len(s.user) <= maxSignedUser
+}
+
+// prefix is what is hashed before the token.
+func (s signed) prefix() string { return s.path + ":" + s.operation + ":" + s.user + ":" }
+
+// madeWith reports whether token made the signature.
+func (s signed) madeWith(token string) bool {
+	sum := sha256.Sum256([]byte(s.prefix() + token + s.expiry))
+	got := "v1_" + base64.RawStdEncoding.EncodeToString(sum[:])
+	return subtle.ConstantTimeCompare([]byte(got), []byte(s.signature)) == 1
+}
+
+// expired reports whether the time that s was good for has passed.
+func (s signed) expired(now time.Time) bool { return s.until != 0 && now.Unix() > s.until }
+
+// signer finds the sandbox whose token made the signature, be it paused or
+// not. Whether it has expired is for the agent to say.
 func (p *Proxy) signer(s signed) (target, error) {
 	unknown := soulbox.Errorf(soulbox.Unauthenticated, "invalid signature")
-	if len(s.signature) != signatureLen || len(s.path) > maxSignedPath || len(s.user) > maxSignedUser {
+	if !s.bounded() {
 		return target{}, unknown
 	}
 	want := []byte(s.signature)
 	prefix := sha256.New()
-	_, _ = io.WriteString(prefix, s.path+":"+s.operation+":"+s.user+":") // a hash takes everything
+	_, _ = io.WriteString(prefix, s.prefix()) // a hash takes everything
 	cloner, ok := prefix.(hash.Cloner)
 	if !ok {
 		return target{}, unknown

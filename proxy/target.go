@@ -16,6 +16,8 @@ const agentPort = 49983
 const (
 	headerID   = "E2b-Sandbox-Id"
 	headerPort = "E2b-Sandbox-Port"
+
+	headerToken = "X-Access-Token" // what the agent of a secure sandbox asks for
 )
 
 // A target is what a request is for. The zero target is the control plane.

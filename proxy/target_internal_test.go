@@ -123,5 +123,8 @@ func FuzzSignedFile(f *testing.F) {
 		if ok && s.operation != "read" && s.operation != "write" {
 			t.Errorf("signedFile(%q): operation %q", query, s.operation)
 		}
+		if ok && ((s.expiry == "") != (s.until == 0) || s.until < 0) {
+			t.Errorf("signedFile(%q): expiry %q, until %d", query, s.expiry, s.until)
+		}
 	})
 }
