@@ -5,6 +5,8 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"iter"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -32,24 +34,38 @@ const (
 func (c *Client) call(ctx context.Context, method, path string, query url.Values, in, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
+	_, err := c.exchange(ctx, method, path, query, in, out)
+	return err
+}
+
+// work is call with POST for what makes the server write or read a sandbox's
+// memory and files. It returns the status as well.
+func (c *Client) work(ctx context.Context, path string, in, out any) (status int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, workTimeout)
+	defer cancel()
+	return c.exchange(ctx, http.MethodPost, path, nil, in, out)
+}
+
+// exchange sends one request as often as the server asks for it, and reads the
+// answer.
+func (c *Client) exchange(ctx context.Context, method, path string, query url.Values, in, out any) (status int, err error) {
 	var body []byte
 	if in != nil {
-		var err error
 		if body, err = json.Marshal(in); err != nil {
-			return soulbox.Errorf(soulbox.Invalid, "%s %s: the request is not JSON: %w", method, path, err)
+			return 0, soulbox.Errorf(soulbox.Invalid, "%s %s: the request is not JSON: %w", method, path, err)
 		}
 	}
 	var resp *http.Response
 	for try := 0; ; try++ {
 		req, err := c.request(ctx, method, path, query, bytes.NewReader(body))
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if in != nil {
 			req.Header.Set("Content-Type", "application/json")
 		}
 		if resp, err = c.do(req); err != nil {
-			return err
+			return 0, err
 		}
 		wait, again := retryAfter(resp)
 		if !again || try == retries {
@@ -58,25 +74,57 @@ func (c *Client) call(ctx context.Context, method, path string, query url.Values
 		discard(resp)
 		select {
 		case <-ctx.Done():
-			return contextError(ctx, c.api)
+			return 0, contextError(ctx, c.api)
 		case <-time.After(wait):
 		}
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode >= http.StatusBadRequest {
-		return answerError(resp)
+		return resp.StatusCode, answerError(resp)
 	}
 	if out == nil || resp.StatusCode == http.StatusNoContent {
 		discard(resp)
-		return nil
+		return resp.StatusCode, nil
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out); err != nil {
 		if ctx.Err() != nil {
-			return contextError(ctx, c.api)
+			return 0, contextError(ctx, c.api)
 		}
-		return soulbox.Errorf(soulbox.Unavailable, "%s %s: the server's answer is not what a SoulBox server says: %w", method, path, err)
+		return resp.StatusCode, soulbox.Errorf(soulbox.Unavailable, "%s %s: the server's answer is not what a SoulBox server says: %w", method, path, err)
 	}
-	return nil
+	return resp.StatusCode, nil
+}
+
+// A pageOf is one page of a list, with the cursor of the next one; that is empty
+// on the last.
+type pageOf[W any] interface {
+	page() (items []W, next string)
+}
+
+// pages returns what is in a list, and asks for more pages P as the loop goes
+// on. The first error ends it.
+func pages[W any, P pageOf[W]](ctx context.Context, c *Client, path string, query url.Values) iter.Seq2[W, error] {
+	return func(yield func(W, error) bool) {
+		query := maps.Clone(query) // the loop may be run again
+		var none W
+		for {
+			var p P
+			if err := c.call(ctx, http.MethodGet, path, query, nil, &p); err != nil {
+				yield(none, err)
+				return
+			}
+			items, next := p.page()
+			for _, w := range items {
+				if !yield(w, nil) {
+					return
+				}
+			}
+			if next == "" || next == query.Get("cursor") {
+				return
+			}
+			query.Set("cursor", next)
+		}
+	}
 }
 
 // request prepares a request to the control plane.

@@ -20,9 +20,9 @@
 // # Concurrency
 //
 // Everything here is safe for concurrent use, except that one goroutine at a
-// time may call [Process.Wait]. Every method takes a context first; a call
-// that only asks the server something ends after a minute even if the context
-// does not.
+// time may call [Process.Wait]. Every method takes a context first. Even if it
+// does not end, a call that only asks the server something ends after a minute,
+// and one that makes it write down a sandbox, or read one back, after ten.
 //
 // This is the one import path of the house that promises to stay.
 package client
@@ -41,9 +41,14 @@ import (
 // E2B's clients use the same.
 const requestTimeout = time.Minute
 
+// workTimeout bounds a request for which the server reads or writes a sandbox's
+// memory and files: some gigabytes, on a disk that may be slow.
+const workTimeout = 10 * time.Minute
+
 // Client is a connection to one server with one key.
 type Client struct {
-	// Sandboxes starts, finds and ends sandboxes.
+	// Sandboxes starts, finds, pauses and ends sandboxes, and keeps snapshots
+	// of them.
 	Sandboxes *Sandboxes
 	// Templates imports and lists what sandboxes are made of.
 	Templates *Templates

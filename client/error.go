@@ -100,6 +100,14 @@ func answerError(resp *http.Response) error {
 	return soulbox.Errorf(kindOfStatus[resp.StatusCode], "%s", body.Message)
 }
 
+// errorWire is an error within an answer whose status was decided before.
+type errorWire struct {
+	Code    int    `json:"code"`
+	Message string `json:"message"`
+}
+
+func (w errorWire) err() error { return soulbox.Errorf(kindOfStatus[w.Code], "%s", w.Message) }
+
 // rpcError turns the error of a call into a sandbox into one with a kind.
 func rpcError(ctx context.Context, server string, err error) error {
 	if ctx.Err() != nil {

@@ -22,10 +22,14 @@ const (
 )
 
 // Sandbox is a handle on one running sandbox. It holds no connection, so there
-// is nothing to close.
+// is nothing to close, and it stays good when the sandbox is paused, resumed or
+// rolled back.
 type Sandbox struct {
 	// ID names the sandbox; it is never empty and does not change.
 	ID string
+	// Resumed reports that the sandbox was paused, and runs again because of
+	// the call that returned this handle.
+	Resumed bool
 
 	c      *Client
 	token  string // what the agent wants
@@ -130,16 +134,22 @@ func rpc[R, Q any](ctx context.Context, s *Sandbox, procedure string, q *Q) (*R,
 }
 
 // explain asks, after the way into a sandbox broke, whether the sandbox has
-// ended and says so instead.
+// ended or is paused, and says so instead.
 func (s *Sandbox) explain(ctx context.Context, err error) error {
 	if soulbox.KindOf(err) != soulbox.Unavailable || ctx.Err() != nil {
 		return err
 	}
 	info, askErr := s.c.Sandboxes.Get(ctx, s.ID)
-	if askErr != nil || info.End == nil {
+	switch {
+	case askErr != nil:
 		return err // nothing better is known
+	case info.End != nil:
+		return EndedError(info)
+	case info.State == soulbox.Paused || info.State == soulbox.Pausing:
+		return soulbox.Errorf(soulbox.Conflict, "sandbox %s is %s; resume it first", s.ID, info.State)
+	default:
+		return err
 	}
-	return EndedError(info)
 }
 
 // EndedError says how a sandbox that has ended did; nil if it has not.

@@ -17,13 +17,15 @@ const listPage = 500
 // DefaultTemplate is what a sandbox is made of unless one says otherwise.
 const DefaultTemplate = "base"
 
-// Sandboxes starts, finds and ends sandboxes.
+// Sandboxes starts, finds, pauses and ends sandboxes, and keeps snapshots of
+// them.
 type Sandboxes struct{ c *Client }
 
 // CreateOptions describe a new sandbox. The zero value is a sandbox of the
 // default template with the server's default lifetime and internet access.
 type CreateOptions struct {
-	// Template is a template's name or id. Empty: [DefaultTemplate].
+	// Template is the name or id of a template, or of a snapshot. Empty:
+	// [DefaultTemplate].
 	Template string
 	// Timeout is how long the sandbox lives; it is sent in whole seconds. 0:
 	// the server's default, five minutes.
@@ -34,6 +36,9 @@ type CreateOptions struct {
 	Metadata map[string]string
 	// NoInternet closes the way out.
 	NoInternet bool
+	// Lifecycle says what becomes of it when its time is up. The zero value:
+	// it ends.
+	Lifecycle soulbox.Lifecycle
 }
 
 // An Info is what the server tells about a sandbox.
@@ -43,7 +48,7 @@ type Info struct {
 	Template   string // the name it was made with; empty if it was an id
 	State      soulbox.State
 	StartedAt  time.Time
-	ExpiresAt  time.Time // when the server will end it
+	ExpiresAt  time.Time // when the server will end or pause it; of no meaning while it is paused
 	CPUs       int
 	Memory     soulbox.Bytes
 	Disk       soulbox.Bytes
@@ -74,6 +79,13 @@ func (s *Sandboxes) Create(ctx context.Context, o CreateOptions) (*Sandbox, erro
 	if o.NoInternet {
 		in.Internet = new(false)
 	}
+	in.AutoPause = o.Lifecycle.Pause
+	if o.Lifecycle.FilesOnly {
+		in.AutoPauseMemory = new(false)
+	}
+	if o.Lifecycle.Wake {
+		in.AutoResume = &enabledWire{Enabled: true}
+	}
 	var out sandboxWire
 	if err := s.c.call(ctx, http.MethodPost, "/v2/sandboxes", nil, in, &out); err != nil {
 		return nil, err
@@ -81,21 +93,19 @@ func (s *Sandboxes) Create(ctx context.Context, o CreateOptions) (*Sandbox, erro
 	return s.c.handle(out), nil
 }
 
-// Connect returns a handle on a sandbox that runs already. It will live at
-// least for another timeout; 0 leaves its time alone.
+// Connect returns a handle on a sandbox and makes it live at least for another
+// timeout; one that is paused is resumed, see [Sandboxes.Resume]. With timeout
+// 0 it only returns the handle, on whatever state the sandbox is in.
 func (s *Sandboxes) Connect(ctx context.Context, id string, timeout time.Duration) (*Sandbox, error) {
+	if timeout != 0 {
+		return s.Resume(ctx, id, ResumeOptions{Timeout: timeout})
+	}
 	path, err := sandboxPath("/sandboxes/", id, "")
 	if err != nil {
 		return nil, err
 	}
 	var out sandboxWire
-	if timeout == 0 {
-		err = s.c.call(ctx, http.MethodGet, path, nil, nil, &out)
-	} else {
-		in := timeoutWire{Timeout: seconds(timeout)}
-		err = s.c.call(ctx, http.MethodPost, "/v2"+path+"/connect", nil, in, &out)
-	}
-	if err != nil {
+	if err := s.c.call(ctx, http.MethodGet, path, nil, nil, &out); err != nil {
 		return nil, err
 	}
 	return s.c.handle(out), nil
@@ -122,21 +132,14 @@ func (s *Sandboxes) List(ctx context.Context, o ListOptions) iter.Seq2[*Info, er
 		if o.Ended {
 			query.Set("ended", "true")
 		}
-		for {
-			var page listWire
-			if err := s.c.call(ctx, http.MethodGet, "/v1/sandboxes", query, nil, &page); err != nil {
+		for w, err := range pages[infoWire, listWire](ctx, s.c, "/v1/sandboxes", query) {
+			if err != nil {
 				yield(nil, err)
 				return
 			}
-			for _, w := range page.Sandboxes {
-				if o.selects(w.Metadata) && !yield(w.info(), nil) {
-					return
-				}
-			}
-			if page.Next == "" || page.Next == query.Get("cursor") {
+			if o.selects(w.Metadata) && !yield(w.info(), nil) {
 				return
 			}
-			query.Set("cursor", page.Next)
 		}
 	}
 }
@@ -163,7 +166,19 @@ func (s *Sandboxes) SetTimeout(ctx context.Context, id string, timeout time.Dura
 	return err
 }
 
-// Kill ends a sandbox. One that does not exist, or no longer does, is a
+// Extend makes a sandbox that runs live at least for d from now, never shorter
+// than it would have; it is sent in whole seconds, at most an hour. Unlike
+// Connect it does not resume a paused one.
+func (s *Sandboxes) Extend(ctx context.Context, id string, d time.Duration) error {
+	path, err := sandboxPath("/sandboxes/", id, "/refreshes")
+	if err != nil {
+		return err
+	}
+	err = s.c.call(ctx, http.MethodPost, path, nil, durationWire{Duration: seconds(d)}, nil)
+	return err
+}
+
+// Kill ends a sandbox, also one that is paused. One that does not exist, or no longer does, is a
 // NotFound error.
 func (s *Sandboxes) Kill(ctx context.Context, id string) error {
 	path, err := sandboxPath("/sandboxes/", id, "")
@@ -193,10 +208,22 @@ type createWire struct {
 	EnvVars    map[string]string `json:"envVars,omitempty"`
 	Metadata   map[string]string `json:"metadata,omitempty"`
 	Internet   *bool             `json:"allow_internet_access,omitempty"`
+
+	AutoPause       bool         `json:"autoPause,omitempty"`
+	AutoPauseMemory *bool        `json:"autoPauseMemory,omitempty"` // absent means true
+	AutoResume      *enabledWire `json:"autoResume,omitempty"`
+}
+
+type enabledWire struct {
+	Enabled bool `json:"enabled"`
 }
 
 type timeoutWire struct {
 	Timeout int `json:"timeout"`
+}
+
+type durationWire struct {
+	Duration int `json:"duration"`
 }
 
 // sandboxWire is what create and connect answer.
@@ -211,6 +238,8 @@ type listWire struct {
 	Sandboxes []infoWire `json:"sandboxes"`
 	Next      string     `json:"next"`
 }
+
+func (w listWire) page() (items []infoWire, next string) { return w.Sandboxes, w.Next }
 
 // infoWire is a sandbox of the native API.
 type infoWire struct {

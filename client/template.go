@@ -78,7 +78,7 @@ func (t *Templates) Import(ctx context.Context, name string, o ImportOptions) (*
 		}
 		switch {
 		case line.Error != nil:
-			return nil, soulbox.Errorf(kindOfStatus[line.Error.Code], "%s", line.Error.Message)
+			return nil, line.Error.err()
 		case line.Template != nil:
 			return line.Template.template(), nil
 		case o.Progress != nil && line.Progress != "":
@@ -114,10 +114,7 @@ func (t *Templates) Delete(ctx context.Context, id string) error {
 type importLine struct {
 	Progress string        `json:"progress"`
 	Template *templateWire `json:"template"`
-	Error    *struct {
-		Code    int    `json:"code"`
-		Message string `json:"message"`
-	} `json:"error"`
+	Error    *errorWire    `json:"error"`
 }
 
 type templateWire struct {

@@ -6,6 +6,13 @@
 // user of the test, and their files are the machine's. A path that is not
 // absolute starts in the folder given to [New]. Use it for programs that the
 // test itself has written.
+//
+// Nothing there keeps a program's memory. To pause a sandbox, or to roll it
+// back, ends its programs, whatever was asked for; what is resumed has its files
+// only. A snapshot, and each fork, is a copy of the sandbox's folder, without
+// what lies outside of it. All sandboxes that are made of a template share one
+// folder, so a rollback of one of them shows in the others; those that are made
+// of a snapshot, and forks, have folders of their own.
 package clienttest
 
 import (
@@ -14,6 +21,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -40,6 +48,8 @@ type Server struct {
 	boxes     map[string]*box     // +checklocks:mu
 	templates map[string]template // +checklocks:mu
 	keys      []key               // +checklocks:mu
+	snapshots []*snapshot         // +checklocks:mu; in the order in which they were taken
+	folders   []string            // +checklocks:mu; removed by Close
 }
 
 // New starts a server whose sandboxes live in the folder home. The caller
@@ -57,13 +67,23 @@ func New(home string) *Server {
 	})
 	mux.HandleFunc("POST /v2/sandboxes", s.create)
 	mux.HandleFunc("POST /v2/sandboxes/{id}/connect", s.connect)
-	mux.HandleFunc("GET /sandboxes/{id}", s.connect)
+	mux.HandleFunc("GET /sandboxes/{id}", s.handle)
 	mux.HandleFunc("DELETE /sandboxes/{id}", s.kill)
 	mux.HandleFunc("POST /sandboxes/{id}/timeout", s.timeout)
+	mux.HandleFunc("POST /sandboxes/{id}/refreshes", s.refresh)
+	mux.HandleFunc("POST /sandboxes/{id}/pause", s.pause)
+	mux.HandleFunc("POST /sandboxes/{id}/fork", s.fork)
+	mux.HandleFunc("POST /sandboxes/{id}/snapshots", s.createSnapshot)
 	mux.HandleFunc("GET /sandboxes/{id}/metrics", s.metrics)
 	mux.HandleFunc("GET /v2/sandboxes/{id}/logs", s.logs)
 	mux.HandleFunc("GET /v1/sandboxes", s.list)
 	mux.HandleFunc("GET /v1/sandboxes/{id}", s.info)
+	mux.HandleFunc("GET /v1/snapshots", s.listSnapshots)
+	mux.HandleFunc("DELETE /v1/snapshots/{id}", s.removeSnapshot)
+	mux.HandleFunc("POST /v1/sandboxes/{id}/checkpoints", s.createCheckpoint)
+	mux.HandleFunc("GET /v1/sandboxes/{id}/checkpoints", s.listCheckpoints)
+	mux.HandleFunc("DELETE /v1/sandboxes/{id}/checkpoints/{checkpoint}", s.removeCheckpoint)
+	mux.HandleFunc("POST /v1/sandboxes/{id}/rollback", s.rollback)
 	mux.HandleFunc("GET /v1/templates", s.listTemplates)
 	mux.HandleFunc("POST /v1/templates/import", s.importTemplate)
 	mux.HandleFunc("DELETE /v1/templates/{id}", s.deleteTemplate)
@@ -97,6 +117,11 @@ func (s *Server) Close() {
 	}
 	s.http.CloseClientConnections()
 	s.http.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, dir := range s.folders {
+		_ = os.RemoveAll(dir) // it is in the folder for what does not stay
+	}
 }
 
 // End ends a sandbox as the platform would, for instance because its time was
@@ -144,7 +169,7 @@ func (s *Server) data(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	b := s.boxes[id]
 	s.mu.Unlock()
-	if b == nil || b.ended() != nil {
+	if !b.reach() {
 		answer(w, http.StatusBadGateway, map[string]any{"sandboxId": id, "message": "The sandbox was not found", "code": http.StatusBadGateway})
 		return
 	}

@@ -11,15 +11,20 @@ import (
 
 // A box is a sandbox of the stand-in.
 type box struct {
-	id       string
-	template string
-	started  time.Time
-	env      map[string]string
-	metadata map[string]string
-	internet bool
-	agent    *agent
+	id        string
+	template  string
+	started   time.Time
+	timeout   time.Duration // as asked for when it was made
+	env       map[string]string
+	metadata  map[string]string
+	internet  bool
+	lifecycle soulbox.Lifecycle
+	agent     *agent
+
+	from string // the checkpoint that it comes from; the server's mu guards it
 
 	mu      sync.Mutex
+	paused  bool         // +checklocks:mu
 	expires time.Time    // +checklocks:mu
 	over    *soulbox.End // +checklocks:mu
 }
@@ -71,6 +76,9 @@ func (b *box) wire() boxWire {
 		StartedAt: b.started, ExpiresAt: b.expires, CPUs: 2, MemoryMiB: 512, DiskMiB: 1024,
 		Internet: b.internet, Metadata: b.metadata,
 	}
+	if b.paused {
+		w.State = soulbox.Paused
+	}
 	if b.over != nil {
 		w.State, w.EndedAt, w.EndedBy, w.Reason = soulbox.Ended, &b.over.At, b.over.By, b.over.Reason
 	}
@@ -84,28 +92,53 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 		EnvVars    map[string]string `json:"envVars"`
 		Metadata   map[string]string `json:"metadata"`
 		Internet   *bool             `json:"allow_internet_access"`
+		AutoPause  bool              `json:"autoPause"`
+		AutoMemory *bool             `json:"autoPauseMemory"`
+		AutoResume struct {
+			Enabled bool `json:"enabled"`
+		} `json:"autoResume"`
 	}
 	if !decode(w, r, &in) {
 		return
 	}
-	timeout := 300
-	if in.Timeout != nil {
-		timeout = *in.Timeout
+	made := &box{
+		template: in.TemplateID, timeout: lifetime(in.Timeout), env: in.EnvVars, metadata: in.Metadata,
+		internet:  in.Internet == nil || *in.Internet,
+		lifecycle: soulbox.Lifecycle{Pause: in.AutoPause, FilesOnly: in.AutoMemory != nil && !*in.AutoMemory, Wake: in.AutoResume.Enabled},
+	}
+	if life := made.lifecycle; !life.Pause && (life.FilesOnly || life.Wake) {
+		refuse(w, http.StatusBadRequest, "autoPauseMemory and autoResume go with autoPause")
+		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, ok := s.templates[in.TemplateID]; !ok {
+	home := s.home
+	if snap := named(s.taken(soulbox.ForCreate, nil), in.TemplateID); snap != nil {
+		var err error
+		if home, err = s.folder(snap.dir); err != nil {
+			refuse(w, http.StatusInternalServerError, err.Error())
+			return
+		}
+		made.template = snap.template
+		if made.env == nil {
+			made.env = snap.env
+		}
+	} else if _, ok := s.templates[in.TemplateID]; !ok {
 		refuse(w, http.StatusNotFound, "template '"+in.TemplateID+"' not found")
 		return
 	}
-	b := &box{
-		id: string(soulbox.NewSandboxID()), template: in.TemplateID, started: time.Now(),
-		env: in.EnvVars, metadata: in.Metadata, internet: in.Internet == nil || *in.Internet,
-		expires: time.Now().Add(time.Duration(timeout) * time.Second),
-	}
-	b.agent = newAgent(s.home, b.env)
+	answer(w, http.StatusCreated, handleOf(s.add(made, home)))
+}
+
+// add starts a sandbox that is like made, in the folder home.
+//
+// +checklocks:s.mu
+func (s *Server) add(b *box, home string) *box {
+	b.id, b.started = string(soulbox.NewSandboxID()), time.Now()
+	b.resume(b.timeout)
+	b.agent = newAgent(home, b.env)
 	s.boxes[b.id] = b
-	answer(w, http.StatusCreated, handleOf(b))
+	return b
 }
 
 func handleOf(b *box) map[string]any {
@@ -124,7 +157,8 @@ func (s *Server) find(w http.ResponseWriter, r *http.Request) *box {
 	return b
 }
 
-func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
+// handle answers with what a client needs for reaching a sandbox.
+func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	if b := s.find(w, r); b != nil {
 		answer(w, http.StatusOK, handleOf(b))
 	}
@@ -133,6 +167,9 @@ func (s *Server) connect(w http.ResponseWriter, r *http.Request) {
 func (s *Server) kill(w http.ResponseWriter, r *http.Request) {
 	if b := s.find(w, r); b != nil {
 		b.end(soulbox.ByClient, "killed through the API")
+		s.mu.Lock()
+		s.snapshots = slices.DeleteFunc(s.snapshots, func(snap *snapshot) bool { return snap.Kind == soulbox.ForRollback && snap.Sandbox == b.id })
+		s.mu.Unlock()
 		w.WriteHeader(http.StatusNoContent)
 	}
 }

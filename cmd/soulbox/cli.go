@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"io"
 	"os"
 	"slices"
@@ -86,6 +88,51 @@ func (c *cli) dataFolder() string {
 	return defaultData(c.getenv, os.Geteuid())
 }
 
+// asking makes a verb of what it asks the server for.
+func (c *cli) asking(do func(ctx context.Context, api *client.Client, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		api, err := c.client()
+		if err != nil {
+			return err
+		}
+		return do(cmd.Context(), api, args)
+	}
+}
+
+// each does the same to each of several things, and prints the names of those
+// to which it was done. One that fails does not spoil it for the next.
+func (c *cli) each(ctx context.Context, what string, names []string, do func(name string) error) error {
+	wait := c.progress(what)
+	defer wait.stop()
+	var failed error
+	for _, name := range names {
+		err := do(name)
+		switch {
+		case err == nil:
+			if err := c.print("%s", clean(name)); err != nil {
+				return err
+			}
+		case errors.Is(err, errSkip):
+		case ctx.Err() != nil:
+			return err
+		default:
+			failed = errors.Join(failed, err)
+		}
+	}
+	return failed
+}
+
+// errSkip tells each that there was nothing to be done, and nothing to be said.
+var errSkip = errors.New("skipped")
+
+// skipGone forgives what is not there any more.
+func skipGone(err error) error {
+	if err != nil && soulbox.KindOf(err) == soulbox.NotFound {
+		return errSkip
+	}
+	return err
+}
+
 // group makes a command that only has others below it.
 func group(use, short string, verbs ...*cobra.Command) *cobra.Command {
 	g := &cobra.Command{Use: use, Short: short, Args: noArgs, RunE: help}
@@ -162,18 +209,31 @@ func completeWords(words ...string) cobra.CompletionFunc {
 	}
 }
 
-// completeSandboxes completes the ids of live sandboxes, followed by suffix.
-func (c *cli) completeSandboxes(cmd *cobra.Command, _ []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
-	api, err := c.client()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	var ids []cobra.Completion
-	for info, err := range api.Sandboxes.List(cmd.Context(), client.ListOptions{}) {
+// complete returns a completion by what the server says.
+func (c *cli) complete(list func(ctx context.Context, api *client.Client, args []string) ([]cobra.Completion, error)) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		api, err := c.client()
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveError
 		}
-		ids = append(ids, cobra.CompletionWithDesc(info.ID, info.Template))
+		words, err := list(cmd.Context(), api, args)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveError
+		}
+		return words, cobra.ShellCompDirectiveNoFileComp
 	}
-	return ids, cobra.ShellCompDirectiveNoFileComp
+}
+
+// completeSandboxes completes the ids of live sandboxes.
+func (c *cli) completeSandboxes(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return c.complete(func(ctx context.Context, api *client.Client, _ []string) ([]cobra.Completion, error) {
+		var ids []cobra.Completion
+		for info, err := range api.Sandboxes.List(ctx, client.ListOptions{}) {
+			if err != nil {
+				return nil, err
+			}
+			ids = append(ids, cobra.CompletionWithDesc(info.ID, info.Template))
+		}
+		return ids, nil
+	})(cmd, args, word)
 }

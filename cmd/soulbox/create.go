@@ -54,6 +54,9 @@ type created struct {
 	metadata   []string
 	noInternet bool
 	timeout    time.Duration
+	onTimeout  string // "kill", "pause" or, where there is no such flag, empty
+	filesOnly  bool
+	wake       bool
 }
 
 // createFlags adds them; a sandbox that lives as long as its command has no
@@ -61,11 +64,15 @@ type created struct {
 func createFlags(cmd *cobra.Command, timeout bool) *created {
 	m := &created{}
 	f := cmd.Flags()
-	f.StringVarP(&m.template, "template", "t", client.DefaultTemplate, "template to start")
+	f.StringVarP(&m.template, "template", "t", client.DefaultTemplate, "template or snapshot to start")
 	f.StringArrayVarP(&m.metadata, "metadata", "m", nil, "note for finding the sandbox again, `NAME=VALUE`; may be repeated")
 	f.BoolVar(&m.noInternet, "no-internet", false, "close the way to the internet")
 	if timeout {
 		f.DurationVar(&m.timeout, "timeout", 0, "how long it lives (default the server's, five minutes)")
+		f.StringVar(&m.onTimeout, "on-timeout", "kill", "what happens when its time is up: kill or pause")
+		f.BoolVar(&m.filesOnly, "pause-files-only", false, "that pause keeps the files and ends the programs")
+		f.BoolVar(&m.wake, "wake", false, "when it is paused, traffic to it resumes it")
+		_ = cmd.RegisterFlagCompletionFunc("on-timeout", completeWords("kill", "pause")) // the flag exists
 	}
 	return m
 }
@@ -78,5 +85,20 @@ func (m *created) options() (client.CreateOptions, error) {
 	if m.timeout < 0 {
 		return client.CreateOptions{}, soulbox.Errorf(soulbox.Invalid, "--timeout %v is in the past", m.timeout)
 	}
-	return client.CreateOptions{Template: m.template, Timeout: m.timeout, Metadata: notes, NoInternet: m.noInternet}, nil
+	life, err := m.lifecycle()
+	if err != nil {
+		return client.CreateOptions{}, err
+	}
+	return client.CreateOptions{Template: m.template, Timeout: m.timeout, Metadata: notes, NoInternet: m.noInternet, Lifecycle: life}, nil
+}
+
+func (m *created) lifecycle() (soulbox.Lifecycle, error) {
+	life := soulbox.Lifecycle{Pause: m.onTimeout == "pause", FilesOnly: m.filesOnly, Wake: m.wake}
+	switch {
+	case !life.Pause && m.onTimeout != "kill" && m.onTimeout != "":
+		return life, soulbox.Errorf(soulbox.Invalid, "--on-timeout is kill or pause, not %.80q", m.onTimeout)
+	case !life.Pause && (life.FilesOnly || life.Wake):
+		return life, soulbox.Errorf(soulbox.Invalid, "--pause-files-only and --wake go with --on-timeout pause")
+	}
+	return life, nil
 }

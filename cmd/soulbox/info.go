@@ -39,7 +39,7 @@ func infoCommand(c *cli) *cobra.Command {
 			{"started", c.moment(i.StartedAt)},
 		}
 		if i.End == nil {
-			list = append(list, [2]string{"ends", c.moment(i.ExpiresAt)})
+			list = append(list, [2]string{"ends", c.moment(endOf(i))})
 		} else {
 			list = append(list,
 				[2]string{"ended", c.moment(i.End.At)},

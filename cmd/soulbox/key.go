@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -45,38 +46,21 @@ func keyCreateCommand(c *cli) *cobra.Command {
 }
 
 func keyLsCommand(c *cli) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:     "ls [flags]",
-		Aliases: []string{"list"},
-		Short:   "List API keys by what is known of them",
-		Args:    noArgs,
-	}
-	asJSON := jsonFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		api, err := c.client()
-		if err != nil {
-			return err
-		}
-		keys, err := api.Keys.List(cmd.Context())
-		if err != nil {
-			return err
-		}
-		list := []keyJSON{}
-		var rows [][]string
-		for _, k := range keys {
-			list = append(list, newKeyJSON(k))
+	return lsVerb(c, listing[*client.Key, keyJSON]{
+		short: "List API keys by what is known of them",
+		head:  []string{"ID", "NAME", "KEY", "CREATED", "USED"},
+		ask: func(ctx context.Context, api *client.Client, _ []string) ([]*client.Key, error) {
+			return api.Keys.List(ctx)
+		},
+		rows: rowsOf(func(k *client.Key) []string {
 			used := c.when(k.LastUsed)
 			if used == "" && c.outTTY {
 				used = "never"
 			}
-			rows = append(rows, []string{k.ID, k.Name, "…" + k.Suffix, c.when(k.CreatedAt), used})
-		}
-		if *asJSON {
-			return c.json(list)
-		}
-		return c.table([]string{"ID", "NAME", "KEY", "CREATED", "USED"}, rows)
-	}
-	return cmd
+			return []string{k.ID, k.Name, "…" + k.Suffix, c.when(k.CreatedAt), used}
+		}),
+		json: newKeyJSON,
+	})
 }
 
 func keyRevokeCommand(c *cli) *cobra.Command {
@@ -85,13 +69,9 @@ func keyRevokeCommand(c *cli) *cobra.Command {
 		Aliases: []string{"rm"},
 		Short:   "Make an API key useless from now on",
 		Args:    wantArgs(1, 1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			api, err := c.client()
-			if err != nil {
-				return err
-			}
-			return api.Keys.Revoke(cmd.Context(), args[0])
-		},
+		RunE: c.asking(func(ctx context.Context, api *client.Client, args []string) error {
+			return api.Keys.Revoke(ctx, args[0])
+		}),
 	}
 }
 

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"errors"
-
 	"github.com/spf13/cobra"
 
 	"github.com/soulbox/soulbox"
@@ -17,7 +15,8 @@ func killCommand(c *cli) *cobra.Command {
 		Example:           "  soulbox sandbox kill --all --metadata job=nightly",
 		ValidArgsFunction: c.completeSandboxes,
 	}
-	all := cmd.Flags().Bool("all", false, "all that are running")
+	all := cmd.Flags().Bool("all", false, "all that are running; paused ones stay")
+	paused := cmd.Flags().Bool("paused", false, "with --all, paused ones as well")
 	notes := cmd.Flags().StringArrayP("metadata", "m", nil, "with --all, only those with this note, `NAME=VALUE`; may be repeated")
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		switch {
@@ -25,6 +24,8 @@ func killCommand(c *cli) *cobra.Command {
 			return usagef(cmd, "either ids or --all")
 		case !*all && len(*notes) > 0:
 			return usagef(cmd, "--metadata goes with --all")
+		case !*all && *paused:
+			return usagef(cmd, "--paused goes with --all")
 		case !*all && len(args) == 0:
 			return usagef(cmd, "an id is missing")
 		}
@@ -40,33 +41,21 @@ func killCommand(c *cli) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		wait := c.progress("ending sandboxes")
-		defer wait.stop()
-		if *all {
-			for i, err := range api.Sandboxes.List(ctx, client.ListOptions{Metadata: filter}) {
-				if err != nil {
-					return err
-				}
+		if !*all {
+			return c.each(ctx, "ending sandboxes", ids, func(id string) error { return api.Sandboxes.Kill(ctx, id) })
+		}
+		for i, err := range api.Sandboxes.List(ctx, client.ListOptions{Metadata: filter}) {
+			if err != nil {
+				return err
+			}
+			kept := i.State == soulbox.Paused || i.State == soulbox.Pausing
+			if !kept || *paused {
 				ids = append(ids, i.ID)
 			}
 		}
-		var failed error
-		for _, id := range ids {
-			err := api.Sandboxes.Kill(ctx, id)
-			switch {
-			case err == nil:
-				if err := c.print("%s", id); err != nil {
-					return err
-				}
-			case *all && soulbox.KindOf(err) == soulbox.NotFound:
-				// It has ended by itself since it was listed.
-			case ctx.Err() != nil:
-				return err
-			default:
-				failed = errors.Join(failed, err)
-			}
-		}
-		return failed
+		return c.each(ctx, "ending sandboxes", ids, func(id string) error {
+			return skipGone(api.Sandboxes.Kill(ctx, id)) // it has ended by itself since it was listed
+		})
 	}
 	return cmd
 }

@@ -24,10 +24,11 @@ func lease(ctx context.Context, api *client.Client, id string) (stop func()) {
 		tick := time.NewTicker(leasePeriod)
 		defer tick.Stop()
 		for {
-			// Connect only ever makes a life longer. If it fails, the next one
-			// may not; and if the sandbox has ended, its user is told by the
-			// stream that broke.
-			_, _ = api.Sandboxes.Connect(ctx, id, leaseTime)
+			// Extend only ever makes a life longer, and does not resume a sandbox
+			// that somebody has paused. If it fails, the next one may not; and
+			// if the sandbox has ended, its user is told by the stream that
+			// broke.
+			_ = api.Sandboxes.Extend(ctx, id, leaseTime)
 			select {
 			case <-ctx.Done():
 				return

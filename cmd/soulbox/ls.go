@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -10,42 +11,26 @@ import (
 )
 
 func lsCommand(c *cli) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:     "ls [flags]",
-		Aliases: []string{"list"},
-		Short:   "List sandboxes",
-		Args:    noArgs,
-	}
-	all := cmd.Flags().BoolP("all", "a", false, "include sandboxes that have ended")
-	notes := cmd.Flags().StringArrayP("metadata", "m", nil, "only sandboxes with this note, `NAME=VALUE`; may be repeated")
-	asJSON := jsonFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		o := client.ListOptions{Ended: *all}
-		var err error
-		if o.Metadata, err = pairs("metadata", *notes); err != nil {
-			return err
-		}
-		api, err := c.client()
-		if err != nil {
-			return err
-		}
-		wait := c.progress("asking the server")
-		defer wait.stop()
-		list := []sandboxJSON{}
-		var rows [][]string
-		for i, err := range api.Sandboxes.List(cmd.Context(), o) {
+	var all bool
+	var notes []string
+	cmd := lsVerb(c, listing[*client.Info, sandboxJSON]{
+		short: "List sandboxes",
+		head:  []string{"ID", "TEMPLATE", "STATE", "STARTED", "ENDS", "METADATA"},
+		ask: func(ctx context.Context, api *client.Client, _ []string) ([]*client.Info, error) {
+			filter, err := pairs("metadata", notes)
 			if err != nil {
-				return err
+				return nil, err
 			}
-			list = append(list, newSandboxJSON(i))
-			rows = append(rows, []string{i.ID, templateOf(i), string(i.State), c.when(i.StartedAt), c.when(endOf(i)), metadata(i.Metadata)})
-		}
-		wait.stop()
-		if *asJSON {
-			return c.json(list)
-		}
-		return c.table([]string{"ID", "TEMPLATE", "STATE", "STARTED", "ENDS", "METADATA"}, rows)
-	}
+			return collect(api.Sandboxes.List(ctx, client.ListOptions{Ended: all, Metadata: filter}))
+		},
+		rows: rowsOf(func(i *client.Info) []string {
+			return []string{i.ID, templateOf(i), string(i.State), c.when(i.StartedAt), c.when(endOf(i)), metadata(i.Metadata)}
+		}),
+		json: newSandboxJSON,
+	})
+	f := cmd.Flags()
+	f.BoolVarP(&all, "all", "a", false, "include sandboxes that have ended")
+	f.StringArrayVarP(&notes, "metadata", "m", nil, "only sandboxes with this note, `NAME=VALUE`; may be repeated")
 	return cmd
 }
 
@@ -57,12 +42,17 @@ func templateOf(i *client.Info) string {
 	return i.TemplateID
 }
 
-// endOf returns when a sandbox has ended, or will.
+// endOf returns when a sandbox has ended or its time is up; zero for one that
+// is paused, for which no time goes by.
 func endOf(i *client.Info) time.Time {
-	if i.End != nil {
+	switch {
+	case i.End != nil:
 		return i.End.At
+	case i.State == soulbox.Paused:
+		return time.Time{}
+	default:
+		return i.ExpiresAt
 	}
-	return i.ExpiresAt
 }
 
 // sandboxJSON is a sandbox as --json prints it.
@@ -99,6 +89,9 @@ func newSandboxJSON(i *client.Info) sandboxJSON {
 	}
 	if j.Metadata == nil {
 		j.Metadata = map[string]string{}
+	}
+	if i.State == soulbox.Paused {
+		j.ExpiresAt = time.Time{}
 	}
 	if i.End != nil {
 		j.EndedAt, j.EndedBy, j.Reason = i.End.At, i.End.By, i.End.Reason

@@ -5,6 +5,7 @@
 //
 //	cli.go       the streams, the global flags and the way to a server
 //	paths.go     where the server keeps its data, and the operator's own key
+//	list.go      verbs that list things
 //	print.go     tables for people, tab-separated text for programs, JSON
 //	progress.go  what is shown while one waits
 //	fail.go      errors: the sentence, the hint, the exit code
@@ -65,6 +66,8 @@ func rootCommand(c *cli) *cobra.Command {
 	root.AddCommand(envCommand(c))
 	root.AddCommand(runCommand(c))
 	root.AddCommand(sandboxCommand(c))
+	root.AddCommand(snapshotCommand(c))
+	root.AddCommand(checkpointCommand(c))
 	root.AddCommand(templateCommand(c))
 	root.AddCommand(keyCommand(c))
 	root.AddCommand(versionCommand(c))

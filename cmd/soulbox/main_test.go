@@ -56,9 +56,10 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"live": cmdLive,
-			"end":  cmdEnd,
-			"let":  cmdLet,
+			"live":   cmdLive,
+			"end":    cmdEnd,
+			"expire": cmdExpire,
+			"let":    cmdLet,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -86,6 +87,14 @@ func cmdEnd(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("usage: end ID WHO WHY")
 	}
 	serverOf(ts).End(args[0], soulbox.Ender(args[1]), args[2])
+}
+
+// cmdExpire lets a sandbox's time be up: expire ID.
+func cmdExpire(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 1 {
+		ts.Fatalf("usage: expire ID")
+	}
+	serverOf(ts).Expire(args[0])
 }
 
 // cmdLet sets a variable to the last output: let NAME.
@@ -181,11 +190,20 @@ func TestTableOnTerminal(t *testing.T) {
 // onTerminal runs cmd on a terminal and returns what it shows.
 func onTerminal(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
+	return answering(t, cmd, "")
+}
+
+// answering is onTerminal with somebody who types.
+func answering(t *testing.T, cmd *exec.Cmd, keys string) string {
+	t.Helper()
 	f, err := pty.Start(cmd)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
+	if _, err := io.WriteString(f, keys); err != nil {
+		t.Fatal(err)
+	}
 	var b bytes.Buffer
 	_, _ = io.Copy(&b, f) // ends with EIO when the program does
 	if err := cmd.Wait(); err != nil {

@@ -119,6 +119,7 @@ const (
 	red    = "31"
 	green  = "32"
 	yellow = "33"
+	cyan   = "36"
 )
 
 // colours are of words that stand alone in a cell.
@@ -127,6 +128,10 @@ var colours = map[string]string{
 	string(soulbox.Starting): yellow,
 	string(soulbox.Ending):   yellow,
 	string(soulbox.Ended):    red,
+	string(soulbox.Pausing):  yellow,
+	string(soulbox.Paused):   cyan,
+	string(soulbox.Resuming): yellow,
+	"*":                      green,
 	"warn":                   yellow,
 	"error":                  red,
 }

@@ -5,7 +5,7 @@ import (
 )
 
 func sandboxCommand(c *cli) *cobra.Command {
-	g := group("sandbox", "Create, use and end sandboxes",
+	g := group("sandbox", "Create, use, pause and end sandboxes",
 		createCommand(c),
 		lsCommand(c),
 		infoCommand(c),
@@ -14,6 +14,9 @@ func sandboxCommand(c *cli) *cobra.Command {
 		cpCommand(c),
 		logsCommand(c),
 		metricsCommand(c),
+		pauseCommand(c),
+		resumeCommand(c),
+		forkCommand(c),
 		killCommand(c),
 	)
 	g.Aliases = []string{"sbx"}

@@ -41,7 +41,9 @@ func shellCommand(c *cli) *cobra.Command {
 			ctx, cancel = context.WithTimeout(ctx, start.timeout)
 			defer cancel()
 		}
-		box, err := api.Sandboxes.Connect(ctx, id[0], leaseTime)
+		// The lease makes its time longer. A paused sandbox is not resumed for
+		// the short time of a lease, at whose end it may be gone.
+		box, err := api.Sandboxes.Connect(ctx, id[0], 0)
 		if err != nil {
 			return err
 		}

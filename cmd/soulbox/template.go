@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"strconv"
 	"time"
 
@@ -19,34 +20,17 @@ func templateCommand(c *cli) *cobra.Command {
 }
 
 func templateLsCommand(c *cli) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:     "ls [flags]",
-		Aliases: []string{"list"},
-		Short:   "List templates",
-		Args:    noArgs,
-	}
-	asJSON := jsonFlag(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		api, err := c.client()
-		if err != nil {
-			return err
-		}
-		templates, err := api.Templates.List(cmd.Context())
-		if err != nil {
-			return err
-		}
-		list := []templateJSON{}
-		var rows [][]string
-		for _, t := range templates {
-			list = append(list, newTemplateJSON(t))
-			rows = append(rows, []string{t.Name, t.ID, strconv.Itoa(t.CPUs), c.size(t.Memory), c.size(t.Disk), strconv.FormatInt(t.Starts, 10), c.when(t.UpdatedAt), t.Source})
-		}
-		if *asJSON {
-			return c.json(list)
-		}
-		return c.table([]string{"NAME", "ID", "CPUS", "MEMORY", "DISK", "STARTS", "UPDATED", "SOURCE"}, rows)
-	}
-	return cmd
+	return lsVerb(c, listing[*client.Template, templateJSON]{
+		short: "List templates",
+		head:  []string{"NAME", "ID", "CPUS", "MEMORY", "DISK", "STARTS", "UPDATED", "SOURCE"},
+		ask: func(ctx context.Context, api *client.Client, _ []string) ([]*client.Template, error) {
+			return api.Templates.List(ctx)
+		},
+		rows: rowsOf(func(t *client.Template) []string {
+			return []string{t.Name, t.ID, strconv.Itoa(t.CPUs), c.size(t.Memory), c.size(t.Disk), strconv.FormatInt(t.Starts, 10), c.when(t.UpdatedAt), t.Source}
+		}),
+		json: newTemplateJSON,
+	})
 }
 
 func templateRmCommand(c *cli) *cobra.Command {
@@ -55,13 +39,9 @@ func templateRmCommand(c *cli) *cobra.Command {
 		Aliases: []string{"delete"},
 		Short:   "Remove a template, by name or id",
 		Args:    wantArgs(1, 1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			api, err := c.client()
-			if err != nil {
-				return err
-			}
-			return api.Templates.Delete(cmd.Context(), args[0])
-		},
+		RunE: c.asking(func(ctx context.Context, api *client.Client, args []string) error {
+			return api.Templates.Delete(ctx, args[0])
+		}),
 	}
 }
 
