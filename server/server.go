@@ -147,7 +147,7 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 	// Deciding.
 	usage := meter.New(meter.Options{Log: log, Store: db, Node: machine})
 	sandboxes := fleet.New(fleet.Options{Log: log, Store: db, Node: machine, Meter: usage, Seed: seed, Faults: faults})
-	door = proxy.New(proxy.Options{Log: log, Metrics: metrics, Sandboxes: sandboxes, Node: machine})
+	door = proxy.New(proxy.Options{Log: log, Metrics: metrics, Sandboxes: sandboxes, Waker: sandboxes, Node: machine})
 	s.undo.Push(func() error { door.Close(); return nil })
 	owner, err := s.teams.EnsureDefault(ctx)
 	if err != nil {
