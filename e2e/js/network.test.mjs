@@ -201,19 +201,6 @@ feature('git/module', async () => {
   assert.match((await commands.run('git -C repo log --format=%an:%s')).stdout, /^Ida:first words$/m)
 })
 
-later('later/pause', async () => (await sandbox()).pause())
-later('later/auto-pause', () => create({ lifecycle: { onTimeout: 'pause' } }))
-later('later/fork', async () => {
-  const results = await (await sandbox()).fork()
-  if (results[0] instanceof Error) throw results[0]
-})
-later('later/snapshots', async () => {
-  const s = await sandbox()
-  const listing = await rejection(Sandbox.listSnapshots().nextItems())
-  assert.match(listing.message, /^400: .*not available/)
-  await s.createSnapshot()
-})
-later('later/resume-memory', async () => Sandbox.connect((await sandbox()).sandboxId, { onResume: 'reboot' }), { since: '2.51.0' })
 later('later/allow-list', () => create({ network: { allowOut: ['1.1.1.1'], denyOut: [e2b.ALL_TRAFFIC] } }))
 later('later/rules', () => create({ network: { rules: { 'example.org': [{ transform: { headers: { 'x-a': 'b' } } }] } } }))
 later('later/egress-proxy', () => create({ network: { egressProxy: { address: '192.0.2.1:1080' } } }))

@@ -83,7 +83,7 @@ def _():
     name = sandbox()
     assert name in cli("sandbox", "list")
     assert name in listed("-t", "base", "-s", "running", "-m", "name=shared", "-o", "asc", "-l", "50")
-    equal([listed("-m", "name=nobody"), listed("-s", "paused")], [[], []])
+    equal([listed("-m", "name=nobody"), listed("-m", "name=shared", "-s", "paused")], [[], []])
 
 
 @feature("cli/info")
@@ -187,12 +187,17 @@ def _():
 
 @feature("cli/pause")
 def _():
-    assert "400: pausing a sandbox is not available" in cli("sandbox", "pause", sandbox(), code=1)
+    id = sandbox()
+    cli("sandbox", "pause", id)
+    assert id in listed("-s", "paused")
+    cli("sandbox", "resume", id)
+    assert id not in listed("-s", "paused")
 
 
 @feature("cli/snapshot")
 def _():
-    assert "400: making a snapshot is not available" in cli("sandbox", "snapshot", "create", sandbox(), code=1)
+    out = cli("sandbox", "snapshot", "create", sandbox())
+    assert "Snapshot" in out or "snapshot" in out, out
 
 
 main("cli", cli("--version").strip())

@@ -135,34 +135,6 @@ def _():
     equal(run("git -C repo log --format=%an:%s").stdout, "Ida:first words\n")
 
 
-@later("later/pause")
-def _():
-    shared().pause()
-
-
-@later("later/auto-pause")
-def _():
-    create(lifecycle={"on_timeout": "pause"})
-
-
-@later("later/fork")
-def _():
-    [first] = shared().fork()
-    if isinstance(first, Exception):
-        raise first
-
-
-@later("later/snapshots")
-def _():
-    assert "not available" in str(fails(lambda: Sandbox.list_snapshots().next_items()))
-    shared().create_snapshot()
-
-
-@later("later/resume-memory")
-def _():
-    Sandbox.connect(shared().sandbox_id, on_resume="reboot")
-
-
 @feature("later/volumes")
 def _():
     assert "not available in this version" in str(fails(lambda: e2b.Volume.create("vol")))
