@@ -3,6 +3,7 @@ package fleet
 import (
 	"container/heap"
 	"context"
+	"strings"
 	"time"
 
 	"github.com/soulbox/soulbox"
@@ -106,7 +107,11 @@ func (f *Fleet) expire(ctx context.Context, e *entry) {
 		if err == nil || f.life.Err() != nil { // the next fleet tries again
 			return
 		}
-		why = ", and it could not be paused: " + soulbox.MessageOf(err)
+		reason := soulbox.MessageOf(err)
+		if _, after, ok := strings.Cut(reason, "could not be paused: "); ok { // who it was is known here
+			reason = after
+		}
+		why = ", and it could not be paused: " + reason
 		f.log.ErrorContext(ctx, "sandbox could not be paused when its time was up", "sandbox", sb.ID, "err", err)
 	}
 	f.end(ctx, e, expired, func(sb *soulbox.Sandbox) (soulbox.End, bool) {
@@ -130,7 +135,7 @@ func (f *Fleet) pauseDue(ctx context.Context, e *entry, memory bool) error {
 				tell(nil) // somebody was faster
 				return
 			}
-			f.pause(ctx, e, memory, tell)
+			f.pause(ctx, e, memory, true, tell)
 		})
 		if err == nil || e.sb.Load().State != soulbox.Running {
 			break

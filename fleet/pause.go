@@ -24,14 +24,15 @@ func (f *Fleet) Pause(ctx context.Context, team soulbox.TeamID, id soulbox.Sandb
 	if err := wantRunning(e.sb.Load()); err != nil { // waiting for our turn would not change it for the better
 		return err
 	}
-	return f.carry(ctx, e, func(ctx context.Context, tell func(error)) { f.pause(ctx, e, memory, tell) })
+	return f.carry(ctx, e, func(ctx context.Context, tell func(error)) { f.pause(ctx, e, memory, false, tell) })
 }
 
 var pausing = saveSteps{"pause/recorded", "pause/written", "pause/finished"}
 
 // pause pauses a sandbox that the caller has seized. It tells when that is done
-// or has failed, and then tidies up.
-func (f *Fleet) pause(ctx context.Context, e *entry, memory bool, tell func(error)) {
+// or has failed, and then tidies up. With due, its time is up, and the caller
+// sees to what becomes of it when it fails.
+func (f *Fleet) pause(ctx context.Context, e *entry, memory, due bool, tell func(error)) {
 	id := e.sb.Load().ID
 	work, giveUp := f.until(ctx)
 	defer giveUp(nil)
@@ -55,6 +56,7 @@ func (f *Fleet) pause(ctx context.Context, e *entry, memory bool, tell func(erro
 			do:       func() error { return f.letGo(ctx, e, snap.ID) },
 			tell:     func() { tell(unable("paused", id, err)) },
 			obsolete: snap.ID,
+			due:      due,
 		})
 		return
 	}
@@ -149,6 +151,7 @@ type back struct {
 	do       func() error       // before the record; nil: nothing
 	tell     func()             // after the first attempt; nil: nobody
 	obsolete soulbox.SnapshotID // removed afterwards; empty: none
+	due      bool               // its time is up, and somebody knows
 }
 
 // goBack undoes a change, until it is done, the sandbox is ended by somebody,
@@ -190,7 +193,9 @@ func (f *Fleet) recordBack(ctx context.Context, e *entry, b back) (died *soulbox
 	}
 	f.show(e, sb)
 	if b.to == soulbox.Running {
-		f.schedule(e, sb.ExpiresAt)
+		if !b.due {
+			f.schedule(e, sb.ExpiresAt)
+		}
 		return e.died, nil
 	}
 	return nil, nil

@@ -367,12 +367,6 @@ func TestAutoPause(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			inBubble(t, func(t *testing.T, h *house) {
-				req := request()
-				req.Lifecycle = test.cycle
-				sb, err := h.Create(context.Background(), req)
-				if err != nil {
-					t.Fatal(err)
-				}
 				fails := test.fails
 				h.node.onSnapshot = func(context.Context, soulbox.SandboxID, *soulbox.Snapshot) error {
 					if fails--; fails >= 0 {
@@ -380,11 +374,16 @@ func TestAutoPause(t *testing.T) {
 					}
 					return nil
 				}
+				req := request()
+				req.Lifecycle = test.cycle
+				sb, err := h.Create(context.Background(), req)
+				if err != nil {
+					t.Fatal(err)
+				}
 				time.Sleep(5*time.Minute + time.Second)
 				synctest.Wait()
 				if test.ends {
-					h.wantEnded(sb.ID, soulbox.ByTimeout, "its timeout was reached 5m0s after it started, and it could not be paused: sandbox "+
-						string(sb.ID)+" could not be paused: the disk is full")
+					h.wantEnded(sb.ID, soulbox.ByTimeout, "its timeout was reached 5m0s after it started, and it could not be paused: the disk is full")
 					h.wantSnapshots()
 					return
 				}
