@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -255,6 +256,33 @@ func Run(t *testing.T, h Harness) {
 		})
 	}
 
+	t.Run("save_under_connections", func(t *testing.T) {
+		d := h.Open(t)
+		if !d.Capabilities().Memory {
+			return
+		}
+		_, inst := start(t, d, "in1")
+		stop := knock(t, inst)
+		for i := range 20 {
+			dir := t.TempDir()
+			if err := inst.Save(t.Context(), dir, true); err != nil {
+				t.Fatalf("Save %d: %v", i, err)
+			}
+			spec := h.Spec(t, soulbox.SandboxID(fmt.Sprintf("io%d", i)))
+			spec.Saved = &driver.Saved{Dir: dir, Memory: true, Check: func() error { return nil }}
+			copied, err := d.Start(t.Context(), spec)
+			if err != nil {
+				t.Fatalf("restore %d: %v", i, err)
+			}
+			wantHealthy(t, copied)
+			if err := d.Destroy(t.Context(), spec.ID, spec.Dir); err != nil {
+				t.Error(err)
+			}
+		}
+		stop()
+		wantHealthy(t, inst)
+	})
+
 	t.Run("save_of_the_dead", func(t *testing.T) {
 		d := h.Open(t)
 		spec, inst := start(t, d, "im")
@@ -316,6 +344,32 @@ func wantHealthy(t *testing.T, inst driver.Instance) {
 	if res.StatusCode != http.StatusNoContent {
 		t.Errorf("GET /health: %s, want 204", res.Status)
 	}
+}
+
+// knock makes connections in every state: it opens them as fast as it can and
+// closes them at once, after an answer, or without waiting for one.
+func knock(t *testing.T, inst driver.Instance) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	var all sync.WaitGroup
+	for i := range 4 {
+		all.Go(func() {
+			for ctx.Err() == nil {
+				c, err := inst.Dial(ctx, guest.Port)
+				if err != nil {
+					continue
+				}
+				if i > 0 {
+					_, _ = io.WriteString(c, "GET /health HTTP/1.1\r\nHost: agent\r\n\r\n")
+				}
+				if i > 1 {
+					_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+					_, _ = c.Read(make([]byte, 1024))
+				}
+				c.Close()
+			}
+		})
+	}
+	return func() { cancel(); all.Wait() }
 }
 
 func wantDone(t *testing.T, inst driver.Instance) {

@@ -144,24 +144,27 @@ func join(g driver.Cgroup, pids ...int) error {
 	return g.Add(pids...)
 }
 
-// awaitReady returns once the agent has written a line to its end of the pipe.
+// awaitReady returns once the agent has written a line to its end of the pipe
+// and has closed it. A sandbox saved with the pipe in it could not be restored.
 func awaitReady(ctx context.Context, ready *os.File, inst *instance) error {
 	// A read that is under way ends when the deadline is moved into the past.
 	stop := context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(past) })
 	defer stop()
-	var line [6]byte
-	_, err := io.ReadFull(ready, line[:])
+	const want = "ready\n"
+	line, err := io.ReadAll(io.LimitReader(ready, int64(len(want)+1)))
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
-	case err != nil: // the last writer has gone: the agent did not start
+	case err != nil:
+		return err
+	case len(line) == 0: // the last writer has gone: the agent did not start
 		select {
 		case <-inst.done:
 			return fmt.Errorf("the sentry ended: %+v%s", inst.Exit(), panicText(inst.dir))
 		default:
-			return fmt.Errorf("the agent ended without saying that it listens: %w", err)
+			return errors.New("the agent ended without saying that it listens")
 		}
-	case string(line[:]) != "ready\n":
+	case string(line) != want:
 		return fmt.Errorf("the agent said %q", line)
 	}
 	return nil
