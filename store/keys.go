@@ -11,7 +11,7 @@ const keyColumns = `id, team, name, hash, suffix, created_at, last_used`
 
 // InsertKey remembers a new key.
 func (s *Store) InsertKey(ctx context.Context, k *soulbox.Key) error {
-	_, err := s.b.Write.ExecContext(ctx,
+	_, err := s.exec(ctx,
 		`INSERT INTO api_keys (`+keyColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
 		string(k.ID), string(k.Team), k.Name, k.Hash, k.Suffix, micros(k.CreatedAt), micros(k.LastUsed))
 	if err != nil && s.b.Duplicate(err) {
@@ -41,7 +41,7 @@ func (s *Store) RenameKey(ctx context.Context, team soulbox.TeamID, id soulbox.K
 
 // TouchKey notes that a key was used. A key that is gone is not an error.
 func (s *Store) TouchKey(ctx context.Context, id soulbox.KeyID, at time.Time) error {
-	_, err := s.b.Write.ExecContext(ctx,
+	_, err := s.exec(ctx,
 		`UPDATE api_keys SET last_used = $1 WHERE id = $2 AND last_used < $3`, micros(at), string(id), micros(at))
 	return wrap(err, "touch key", id)
 }

@@ -49,7 +49,7 @@ func (s *Store) InsertSandbox(ctx context.Context, sb *soulbox.Sandbox) error {
 		return wrap(err, "insert sandbox", sb.ID)
 	}
 	end, pause := orZero(sb.End), orZero(sb.Pause)
-	err = s.atomically(ctx, func(tx *sql.Tx) error {
+	err = s.atomically(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, `
 			INSERT INTO sandboxes (`+sandboxColumns+`)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
@@ -106,7 +106,7 @@ func (s *Store) MoveSandbox(ctx context.Context, sb *soulbox.Sandbox, from soulb
 	}
 	end, pause := orZero(sb.End), orZero(sb.Pause)
 	miss := soulbox.Errorf(soulbox.Conflict, "sandbox %s is not %s any more", sb.ID, from)
-	err = s.atomically(ctx, func(tx *sql.Tx) error {
+	err = s.atomically(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, `
 			UPDATE sandboxes SET state = $1, started_at = $2, expires_at = $3, listed_at = $4,
 				ended_at = $5, ended_by = $6, end_reason = $7, timeout_us = $8, lifecycle = $9,

@@ -137,7 +137,7 @@ func (s *Store) SnapshotsOf(ctx context.Context, sandbox soulbox.SandboxID) ([]*
 // DeleteSnapshot forgets a snapshot. One that is not there is not an error.
 // Sandboxes and snapshots that came of it keep its id.
 func (s *Store) DeleteSnapshot(ctx context.Context, id soulbox.SnapshotID) error {
-	_, err := s.b.Write.ExecContext(ctx, `DELETE FROM snapshots WHERE id = $1`, string(id))
+	_, err := s.exec(ctx, `DELETE FROM snapshots WHERE id = $1`, string(id))
 	return wrap(err, "delete snapshot", id)
 }
 

@@ -47,12 +47,17 @@ var migrations embed.FS
 // methods are safe for concurrent use.
 type Store struct {
 	b Backend
+	w *writer
 }
 
 // A Backend is the database under a [Store].
 type Backend struct {
 	Write *sql.DB // every change goes here
 	Read  *sql.DB // may be the same as Write
+
+	// Gather has changes that come while another is flushed to disk share one
+	// flush, where the database does not do so itself.
+	Gather bool
 
 	Dialect goose.Dialect
 	Migrate []goose.ProviderOption // what the dialect's migrations need, such as a lock
@@ -67,7 +72,7 @@ type Backend struct {
 // New brings the database to the newest schema and returns a store on it. The
 // store closes the backend, also when New fails.
 func New(ctx context.Context, b Backend) (*Store, error) {
-	s := &Store{b: b}
+	s := &Store{b: b, w: &writer{db: b.Write, gather: b.Gather}}
 	if err := s.migrate(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -103,14 +108,26 @@ func (s *Store) Close() error {
 	return err
 }
 
+// exec runs one statement and returns how many rows it changed.
+func (s *Store) exec(ctx context.Context, query string, args ...any) (n int64, err error) {
+	err = s.atomically(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, query, args...)
+		if err == nil {
+			n, err = res.RowsAffected()
+		}
+		return err
+	})
+	return n, err
+}
+
 // change runs a statement that must change exactly one row and otherwise
 // returns miss.
 func (s *Store) change(ctx context.Context, miss error, query string, args ...any) error {
-	res, err := s.b.Write.ExecContext(ctx, query, args...)
-	if err != nil {
-		return err
+	n, err := s.exec(ctx, query, args...)
+	if err == nil && n == 0 {
+		err = miss
 	}
-	return oneRow(res, miss)
+	return err
 }
 
 func oneRow(res sql.Result, miss error) error {
@@ -124,17 +141,10 @@ func oneRow(res sql.Result, miss error) error {
 	return nil
 }
 
-// atomically runs f in one transaction.
-func (s *Store) atomically(ctx context.Context, f func(*sql.Tx) error) error {
-	tx, err := s.b.Write.BeginTx(ctx, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = tx.Rollback() }() // does nothing after Commit
-	if err := f(tx); err != nil {
-		return err
-	}
-	return tx.Commit()
+// atomically runs f in a transaction, under the context that it gives to f. f
+// may run more than once, and only the last run counts; see [writer].
+func (s *Store) atomically(ctx context.Context, f func(context.Context, *sql.Tx) error) error {
+	return s.w.atomically(ctx, f)
 }
 
 // row is what *sql.Row and *sql.Rows have in common.

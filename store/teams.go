@@ -11,7 +11,7 @@ const teamColumns = `id, name, slug, max_sandboxes, max_timeout_us, max_memory, 
 
 // InsertTeam remembers a new team. A slug that is taken is a Conflict.
 func (s *Store) InsertTeam(ctx context.Context, t *soulbox.Team) error {
-	_, err := s.b.Write.ExecContext(ctx,
+	_, err := s.exec(ctx,
 		`INSERT INTO teams (`+teamColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
 		string(t.ID), t.Name, t.Slug, t.Limits.Sandboxes, t.Limits.Timeout.Microseconds(), int64(t.Limits.Memory), t.Limits.CPUs, micros(t.CreatedAt))
 	if err != nil && s.b.Duplicate(err) {

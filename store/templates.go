@@ -16,7 +16,7 @@ func (s *Store) PutTemplate(ctx context.Context, t *soulbox.Template) error {
 	if err != nil {
 		return wrap(err, "put template", t.ID)
 	}
-	_, err = s.b.Write.ExecContext(ctx, `
+	_, err = s.exec(ctx, `
 		INSERT INTO templates (`+templateColumns+`)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
 		ON CONFLICT (id) DO UPDATE SET

@@ -16,7 +16,7 @@ func (s *Store) InsertUsage(ctx context.Context, samples map[soulbox.SandboxID]s
 	if len(samples) == 0 {
 		return nil
 	}
-	err := s.atomically(ctx, func(tx *sql.Tx) (err error) {
+	err := s.atomically(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
 		insert, err := tx.PrepareContext(ctx, `
 			INSERT INTO usage_samples (`+usageColumns+`) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 			ON CONFLICT (sandbox, at) DO NOTHING`)
@@ -50,14 +50,10 @@ func (s *Store) Usage(ctx context.Context, id soulbox.SandboxID, from, to time.T
 // first, and returns how many those were. Callers repeat it until it returns
 // less than limit, so that others can write in between.
 func (s *Store) PruneUsage(ctx context.Context, before time.Time, limit int) (int, error) {
-	res, err := s.b.Write.ExecContext(ctx, `
+	n, err := s.exec(ctx, `
 		DELETE FROM usage_samples WHERE (sandbox, at) IN
 			(SELECT u.sandbox, u.at FROM usage_samples u WHERE u.at < $1 ORDER BY u.at LIMIT $2)`,
 		micros(before), limit)
-	if err != nil {
-		return 0, wrap(err, "prune", "usage")
-	}
-	n, err := res.RowsAffected()
 	return int(n), wrap(err, "prune", "usage")
 }
 

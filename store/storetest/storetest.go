@@ -48,6 +48,7 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		"HardText":            testHardText,
 		"Usage":               testUsage,
 		"ManyWriters":         testManyWriters,
+		"WritersApart":        testWritersApart,
 		"CancelledContext":    testCancelled,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, open(t)) })
@@ -343,6 +344,58 @@ func testManyWriters(t *testing.T, s *store.Store) {
 	if page.Total != 60 {
 		t.Errorf("%d sandboxes run, want 60", page.Total)
 	}
+}
+
+// testWritersApart has changes that fail and changes that are given up come
+// among others, whichever way the store puts them together: each has its own
+// answer, and what succeeds is there.
+func testWritersApart(t *testing.T, s *store.Store) {
+	team := makeTeam(t, s, "one")
+	const each = 40
+	taken := sandbox(team, 0)
+	must(t, s.InsertSandbox(t.Context(), taken))
+	var wg sync.WaitGroup
+	given := make([]error, each)
+	for i := range each {
+		wg.Go(func() { // succeeds
+			sb := sandbox(team, i+1)
+			sb.Metadata = map[string]string{"n": fmt.Sprint(i)}
+			if err := s.InsertSandbox(t.Context(), sb); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Go(func() { // fails after its first statement
+			sb := sandbox(team, 0)
+			sb.Metadata = map[string]string{"n": "not " + fmt.Sprint(i)}
+			wantKind(t, "InsertSandbox of what exists", s.InsertSandbox(t.Context(), sb), soulbox.Conflict)
+		})
+		wg.Go(func() { // changes no row
+			sb := sandbox(team, 0)
+			sb.State = soulbox.Ended
+			wantKind(t, "MoveSandbox from where it is not", s.MoveSandbox(t.Context(), sb, soulbox.Pausing), soulbox.Conflict)
+		})
+		wg.Go(func() { // is given up at some moment
+			ctx, cancel := context.WithCancel(t.Context())
+			wg.Go(cancel)
+			given[i] = s.InsertSandbox(ctx, sandbox(team, 1000+i))
+		})
+	}
+	wg.Wait()
+	for i := range each {
+		got, err := s.Sandbox(t.Context(), sandbox(team, i+1).ID)
+		must(t, err)
+		wantSame(t, "metadata", got.Metadata, map[string]string{"n": fmt.Sprint(i)})
+		switch _, err := s.Sandbox(t.Context(), sandbox(team, 1000+i).ID); {
+		case err == nil: // a commit may be through before it is given up
+		case given[i] == nil:
+			t.Errorf("an insertion succeeded, and the sandbox is not there: %v", err)
+		default:
+			wantKind(t, "Sandbox that was given up", err, soulbox.NotFound)
+		}
+	}
+	got, err := s.Sandbox(t.Context(), taken.ID)
+	must(t, err)
+	wantSame(t, "metadata of what was there", got.Metadata, taken.Metadata)
 }
 
 // testCancelled looks for transactions that a cancelled context leaves open:
