@@ -62,6 +62,7 @@ type fresh struct {
 	*sandbox
 
 	nameserver string
+	told       *soulbox.Template // of a warm one: what its agent knows
 	undo       cleanup.Stack
 }
 
@@ -165,10 +166,15 @@ func (n *Node) introduce(ctx context.Context, f *fresh, sb *soulbox.Sandbox, t *
 		n.undo(ctx, f)
 		return err
 	}
+	n.keep(f)
+	return nil
+}
+
+// keep lets the node look after a sandbox that knows who it is.
+func (n *Node) keep(f *fresh) {
 	n.Faults.Reach("node/initialised")
 	f.undo.Keep()
 	n.admit(f.sandbox)
-	return nil
 }
 
 // tell gives the agent of a fresh sandbox, made of t, the identity id, of which

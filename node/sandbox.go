@@ -130,11 +130,19 @@ func (s *sandbox) sample(now time.Time) (soulbox.Usage, error) {
 
 // follow copies the agent's log into the journal for as long as the sandbox
 // lives. A connection that breaks is made again; what the agent remembers of
-// the time between is not lost.
+// the time between is not lost. Nor is what it remembers of the first moment,
+// which belongs to whoever waits for the sandbox and for others.
 func (n *Node) follow(ctx context.Context, s *sandbox) {
 	defer close(s.followed)
-	const pause = time.Second
-	for ctx.Err() == nil {
+	const moment, pause = 200 * time.Millisecond, time.Second
+	for wait := moment; ; wait = pause {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.instance.Done():
+			return
+		case <-time.After(wait):
+		}
 		var broken error
 		err := s.agent.Logs(ctx, s.journal.Last(), func(e guest.Entry) error {
 			broken = s.journal.Append(e)
@@ -144,12 +152,6 @@ func (n *Node) follow(ctx context.Context, s *sandbox) {
 			n.Log.WarnContext(ctx, "journal not written", "sandbox", s.record.ID, "err", broken)
 		} else if ctx.Err() == nil {
 			n.Log.DebugContext(ctx, "agent's log broke off", "sandbox", s.record.ID, "err", err)
-		}
-		select {
-		case <-ctx.Done():
-		case <-s.instance.Done():
-			return
-		case <-time.After(pause):
 		}
 	}
 }

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	"github.com/prometheus/procfs"
 
@@ -62,12 +63,12 @@ func (n *Node) makeWarm(ctx context.Context, t *soulbox.Template) (soulbox.Sandb
 	if err != nil {
 		return "", err
 	}
-	// It hears now what will be the same whoever takes it, which is most of the
-	// work, and has no token yet: nobody but us can reach it.
-	if err := n.tell(ctx, f, t, guest.Identity{Env: t.Env}); err != nil {
+	// It hears now what most who take it would have it told.
+	if err := n.tell(ctx, f, t, guest.Identity{Token: n.token(f.record), Env: t.Env}); err != nil {
 		n.undo(ctx, f)
 		return "", err
 	}
+	f.told = t
 	n.mu.Lock()
 	n.warm[id] = f
 	n.mu.Unlock()
@@ -91,7 +92,9 @@ func (n *Node) dropWarm(id soulbox.SandboxID) {
 	}
 }
 
-// adopt makes a claimed sandbox that of somebody, or undoes it.
+// adopt makes a claimed sandbox that of somebody, or undoes it. Its agent
+// sleeps on unless something about the sandbox is not as it was told: to wake
+// it costs more than all the rest.
 func (n *Node) adopt(ctx context.Context, f *fresh, sb *soulbox.Sandbox, t *soulbox.Template) error {
 	if f.record.Image != t.Image || f.record.Size != sb.Size {
 		n.undo(ctx, f)
@@ -108,5 +111,9 @@ func (n *Node) adopt(ctx context.Context, f *fresh, sb *soulbox.Sandbox, t *soul
 		n.undo(ctx, f)
 		return fmt.Errorf("claim warm sandbox %s: %w", sb.ID, err)
 	}
-	return n.introduce(ctx, f, sb, t, "")
+	if old := f.told; sb.Secure && len(sb.Env) == 0 && old.ID == t.ID && old.User == t.User && old.Workdir == t.Workdir && maps.Equal(old.Env, t.Env) {
+		n.keep(f)
+		return nil
+	}
+	return n.introduce(ctx, f, sb, t, n.token(record{ID: sb.ID, Secure: true}))
 }

@@ -335,10 +335,11 @@ type agent struct {
 	entries chan string // messages for the log; closed by nobody
 
 	mu      sync.Mutex
-	failing int    // status of /init and /health; 0: as it should be
-	hang    bool   // /init does not answer
-	got     []byte // the last /init
-	token   string // of the last request
+	failing int      // status of /init and /health; 0: as it should be
+	hang    bool     // /init does not answer
+	got     []byte   // the last /init
+	heard   []string // all of them
+	token   string   // of the last request
 }
 
 func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -357,6 +358,7 @@ func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		n, _ := r.Body.Read(b) // it is sent in one piece
 		a.mu.Lock()
 		a.got = b[:n]
+		a.heard = append(a.heard, string(b[:n]))
 		a.mu.Unlock()
 		var told struct {
 			AccessToken *string // absent: it stays as it is

@@ -76,7 +76,7 @@ type Identity struct {
 // identity is the agent's /init body: E2B's fields first, ours after.
 type identity struct {
 	EnvVars        map[string]string `json:"envVars,omitempty"`
-	AccessToken    string            `json:"accessToken,omitempty"`
+	AccessToken    string            `json:"accessToken"` // told also when empty: the agent keeps what it is not told
 	Timestamp      time.Time         `json:"timestamp"`
 	DefaultUser    string            `json:"defaultUser,omitempty"`
 	DefaultWorkdir string            `json:"defaultWorkdir,omitempty"`
