@@ -175,7 +175,7 @@ type Sandbox struct {
 	Timeout   time.Duration // as last asked for; a resume by traffic gives as much again
 	Lifecycle Lifecycle
 	Pause     *Pause     // set while Pausing, Paused or Resuming
-	From      SnapshotID // the last snapshot that was taken of it or that it was made of; the parent of the next
+	From      SnapshotID // the checkpoint that it took or went back to last, or the snapshot that it was made of
 	End       *End       // set once the state is Ending or Ended
 
 	Size     Size

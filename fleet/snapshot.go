@@ -300,15 +300,19 @@ func (f *Fleet) save(ctx, work context.Context, snap *soulbox.Snapshot, hold boo
 	return nil
 }
 
-// follow makes a snapshot the parent of what is written down next.
+// follow makes a checkpoint the parent of what is written down next. Of the
+// other kinds the tree of a sandbox's checkpoints knows nothing.
 func (f *Fleet) follow(ctx context.Context, e *entry, snap *soulbox.Snapshot) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	sb := e.sb.Load().Clone()
-	if snap.Kind == soulbox.ForRollback && !sb.State.Live() {
+	if snap.Kind != soulbox.ForRollback {
+		return nil
+	}
+	if !sb.State.Live() {
 		return missing(sb.ID, sb) // nobody can go back to it
 	}
-	if snap.Kind == soulbox.ForFork || sb.State != soulbox.Running {
+	if sb.State != soulbox.Running {
 		return nil
 	}
 	sb.From = snap.ID

@@ -143,7 +143,17 @@ func TestCheckpointsAndRollback(t *testing.T) {
 		t.Errorf("Rollback = %+v", back)
 	}
 	h.wantInside(sb.ID, mind{Files: []string{"a"}, Memory: "boot 1"})
+	named, err := h.Snapshot(t.Context(), "us", sb.ID, "named") // is none of the tree
+	if err == nil {
+		err = h.RemoveSnapshot(t.Context(), "us", named.ID)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	three := h.checkpoint(sb.ID, "")
+	if now := h.connect(sb.ID); now.From != three.ID || three.Parent != one.ID {
+		t.Errorf("it comes from %s, and that from %s; want %s and %s", now.From, three.Parent, three.ID, one.ID)
+	}
 	list, err := h.Checkpoints(t.Context(), "us", sb.ID)
 	if err != nil || len(list) != 3 {
 		t.Fatalf("Checkpoints = %v, %v", list, err)
