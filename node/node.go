@@ -72,19 +72,20 @@ import (
 
 // Options say what a node is made of.
 type Options struct {
-	Log      *slog.Logger
-	ID       soulbox.NodeID
-	Dir      string // the node's part of the data folder
-	Instance string // a short name that keeps two installations on one machine apart
-	Driver   driver.Driver
-	Images   *rootfs.Store
-	Seed     soulbox.TokenSeed
-	Prefix   netip.Prefix            // of the sandboxes' addresses; the zero value chooses
-	Resolver netip.Addr              // for the sandboxes; the zero value is the host's
-	Ready    int                     // network namespaces prepared ahead
-	MinFree  soulbox.Bytes           // below this much free disk no sandbox is made
-	Gone     func(soulbox.SandboxID) // called once a sandbox cannot answer any more; nil: nobody asks
-	Faults   *fault.Points           // nil: none
+	Log           *slog.Logger
+	ID            soulbox.NodeID
+	Dir           string // the node's part of the data folder
+	Instance      string // a short name that keeps two installations on one machine apart
+	Driver        driver.Driver
+	Images        *rootfs.Store
+	Seed          soulbox.TokenSeed
+	Prefix        netip.Prefix            // of the sandboxes' addresses; the zero value chooses
+	Resolver      netip.Addr              // for the sandboxes; the zero value is the host's
+	Ready         int                     // network namespaces prepared ahead
+	MinFree       soulbox.Bytes           // below this much free disk no sandbox is made
+	SnapshotBound soulbox.Bytes           // what snapshots may take of the disk, pauses not refused; 0: no bound
+	Gone          func(soulbox.SandboxID) // called once a sandbox cannot answer any more; nil: nobody asks
+	Faults        *fault.Points           // nil: none
 
 	WarmMemory soulbox.Bytes // what sandboxes that wait for somebody may take of the machine's memory; 0: none wait
 	WarmFloor  soulbox.Bytes // with less than this free, none wait

@@ -66,6 +66,9 @@ func (n *Node) Snapshot(ctx context.Context, id soulbox.SandboxID, snap *soulbox
 		ID: snap.ID, Memory: snap.Memory, Image: s.record.Image, Path: filepath.Join(s.dir, imageFile),
 		Most: s.record.Size.Memory + s.record.Size.Disk + overhead,
 	}
+	if snap.Kind != soulbox.ForPause { // which is what keeps a sandbox from being lost
+		draft.Bound = n.SnapshotBound
+	}
 	save := func(dir string) error { return s.instance.Save(ctx, dir, snap.Memory) }
 	size, err := n.snapshots.Write(ctx, draft, save, n.Faults.Reach)
 	if err != nil {

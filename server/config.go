@@ -37,6 +37,8 @@ type Config struct {
 
 	// WarmMB is the memory that sandboxes made ahead may take; -1: none are.
 	WarmMB int `koanf:"warm_mb"`
+	// SnapshotsMB is the disk that snapshots may take; -1: all there is.
+	SnapshotsMB int `koanf:"snapshots_mb"`
 
 	// Version is what this program calls itself.
 	Version string `koanf:"-"`
@@ -57,6 +59,7 @@ const (
 	defaultCPUs         = 2
 	defaultDiskMB       = 10 << 10
 	defaultWarmMB       = 512
+	defaultSnapshotsMB  = 50 << 10
 
 	// sandboxPIDs bounds the host threads of one sandbox. An idle one has
 	// about 30; each process that runs at the same time adds one or two.
@@ -85,6 +88,7 @@ func (c Config) filled() (Config, error) {
 	orInt(&c.CPUs, defaultCPUs)
 	orInt(&c.DiskMB, defaultDiskMB)
 	orInt(&c.WarmMB, defaultWarmMB)
+	orInt(&c.SnapshotsMB, defaultSnapshotsMB)
 	if c.Data == "" {
 		return c, soulbox.Errorf(soulbox.Invalid, "the data folder is not set; name one with --data")
 	}
@@ -128,6 +132,7 @@ func (c Config) check() error {
 		{"cpus", c.CPUs, 1, 1024},
 		{"disk_mb", c.DiskMB, 64, 1 << 30},
 		{"warm_mb", c.WarmMB, -1, 1 << 20},
+		{"snapshots_mb", c.SnapshotsMB, -1, 1 << 30},
 	} {
 		if n.value < n.low || n.value > n.high {
 			return soulbox.Errorf(soulbox.Invalid, "%s is %d; it can be %d to %d", n.name, n.value, n.low, n.high)
@@ -145,6 +150,9 @@ func (c Config) size() soulbox.Size {
 		PIDs:   sandboxPIDs,
 	}
 }
+
+// snapshots is what snapshots may take of the disk; 0 is no bound.
+func (c Config) snapshots() soulbox.Bytes { return soulbox.Bytes(max(0, c.SnapshotsMB)) * soulbox.MiB }
 
 // warm is what sandboxes made ahead may take of the machine's memory.
 func (c Config) warm() soulbox.Bytes { return soulbox.Bytes(max(0, c.WarmMB)) * soulbox.MiB }

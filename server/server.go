@@ -136,7 +136,7 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 	machine, err := node.Open(ctx, node.Options{
 		Log: log, ID: "local", Dir: cfg.Data, Instance: cfg.instance(), Driver: driver, Images: images, Seed: seed,
 		Prefix: prefixOf(cfg.Network), Resolver: addrOf(cfg.Resolver), Ready: readyNetworks, MinFree: minFree, Faults: faults,
-		WarmMemory: cfg.warm(), WarmFloor: warmFloor,
+		WarmMemory: cfg.warm(), WarmFloor: warmFloor, SnapshotBound: cfg.snapshots(),
 		Gone: func(id soulbox.SandboxID) { door.Drop(id) },
 	})
 	if err != nil {

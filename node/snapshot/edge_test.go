@@ -304,3 +304,47 @@ func TestImageBeingRemoved(t *testing.T) {
 		t.Errorf("an image that nobody uses is locked: %v", err)
 	}
 }
+
+// What all snapshots may take together holds for those of an earlier process,
+// and removing one makes room.
+func TestBound(t *testing.T) {
+	r := newRoom(t)
+	s := r.open(t, format)
+	first := soulbox.NewSnapshotID()
+	size, err := s.Write(t.Context(), r.draft(first), fill, nothing)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := r.draft(soulbox.NewSnapshotID())
+	for _, d.Bound = range []soulbox.Bytes{size - 1, size, 2*size - 1} {
+		for name, s := range map[string]*snapshot.Store{"same": s, "reopened": r.open(t, format)} {
+			if _, err := s.Write(t.Context(), d, fill, nothing); soulbox.KindOf(err) != soulbox.Exhausted {
+				t.Errorf("%s, bound %d of %d: %v, want Exhausted", name, d.Bound, size, err)
+			}
+		}
+	}
+	d.Bound = 2 * size
+	if _, err := s.Write(t.Context(), d, fill, nothing); err != nil {
+		t.Errorf("it just fits, and Write says %v", err)
+	}
+	third := r.draft(soulbox.NewSnapshotID())
+	third.Bound = 2 * size
+	held, err := s.Hold(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Remove(first); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Write(t.Context(), third, fill, nothing)
+	wantKind(t, "Write while what was removed is held", err, soulbox.Exhausted)
+	if err := held.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Write(t.Context(), third, fill, nothing); err != nil {
+		t.Errorf("after removal: %v", err)
+	}
+	if got := len(r.entries(t)); got != 2 {
+		t.Errorf("%d snapshots are left, want 2", got)
+	}
+}

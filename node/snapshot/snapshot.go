@@ -62,8 +62,9 @@ type Store struct {
 	dir    string
 	format string
 
-	mu   sync.Mutex
-	held map[soulbox.SnapshotID]int // +checklocks:mu
+	mu    sync.Mutex
+	held  map[soulbox.SnapshotID]int           // +checklocks:mu
+	sizes map[soulbox.SnapshotID]soulbox.Bytes // on disk; +checklocks:mu
 }
 
 // Open returns the store in dir, which it creates, and removes what a crash
@@ -83,7 +84,11 @@ func Open(log *slog.Logger, dir, format string) (*Store, error) {
 			}
 		}
 	}
-	return &Store{log: log, dir: dir, format: format, held: map[soulbox.SnapshotID]int{}}, nil
+	s := &Store{log: log, dir: dir, format: format, held: map[soulbox.SnapshotID]int{}}
+	if s.sizes, err = s.List(context.Background()); err != nil {
+		return nil, fmt.Errorf("open snapshots: %w", err)
+	}
+	return s, nil
 }
 
 func (s *Store) path(id soulbox.SnapshotID) string { return filepath.Join(s.dir, string(id)) }
@@ -99,12 +104,14 @@ type Draft struct {
 	Image  string        // SHA-256 of the root image, in hex
 	Path   string        // of the root image, on the same file system
 	Most   soulbox.Bytes // more than this is not kept: its writer is not to be trusted
+	Bound  soulbox.Bytes // it is not kept if all snapshots together would take more; 0: none
 }
 
 // Write keeps what save writes into an empty folder as snapshot d.ID, whole or
 // not at all, and returns its size on disk. Reach is called before each step
 // that a crash could come between. An id that exists is a Conflict; a full
-// disk and what exceeds d.Most are Unavailable and Invalid.
+// disk is Unavailable, what exceeds d.Most Invalid, what exceeds d.Bound
+// Exhausted.
 func (s *Store) Write(ctx context.Context, d Draft, save func(dir string) error, reach func(step string)) (_ soulbox.Bytes, err error) {
 	if !d.ID.Valid() {
 		return 0, soulbox.Errorf(soulbox.Invalid, "%.80q is not the id of a snapshot", d.ID)
@@ -113,6 +120,9 @@ func (s *Store) Write(ctx context.Context, d Draft, save func(dir string) error,
 		if _, err := os.Lstat(path); err == nil {
 			return 0, exists(d.ID)
 		}
+	}
+	if err := s.fits(d, 0); err != nil {
+		return 0, err
 	}
 	work := filepath.Join(s.dir, writingPrefix+string(d.ID))
 	if err := os.Mkdir(work, 0o700); errors.Is(err, fs.ErrExist) {
@@ -143,6 +153,14 @@ func (s *Store) Write(ctx context.Context, d Draft, save func(dir string) error,
 		return 0, err
 	}
 	reach("snapshot/synced")
+	if err := s.fits(d, m.bytes()); err != nil {
+		return 0, err
+	}
+	defer func() {
+		if err != nil {
+			s.forget(d.ID)
+		}
+	}()
 	if err := os.Rename(work, s.path(d.ID)); errors.Is(err, fs.ErrExist) {
 		return 0, exists(d.ID) // another was quicker
 	} else if err != nil {
@@ -153,6 +171,33 @@ func (s *Store) Write(ctx context.Context, d Draft, save func(dir string) error,
 		return 0, errors.Join(err, os.Rename(s.path(d.ID), work))
 	}
 	return m.bytes(), nil
+}
+
+// fits makes room for size bytes of a draft, or says that there is none.
+func (s *Store) fits(d Draft, size soulbox.Bytes) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.sizes[d.ID]; ok {
+		return exists(d.ID)
+	}
+	all := size
+	for _, n := range s.sizes {
+		all += n
+	}
+	if d.Bound > 0 && (all > d.Bound || size == 0 && all == d.Bound) {
+		return soulbox.Errorf(soulbox.Exhausted, "the snapshots on this machine would take %d MiB, and may take %d; remove some that nobody needs",
+			all/soulbox.MiB, d.Bound/soulbox.MiB)
+	}
+	if size > 0 {
+		s.sizes[d.ID] = size
+	}
+	return nil
+}
+
+func (s *Store) forget(id soulbox.SnapshotID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sizes, id)
 }
 
 func exists(id soulbox.SnapshotID) error {
@@ -195,6 +240,7 @@ func (s *Store) Remove(id soulbox.SnapshotID) error {
 	if err := os.RemoveAll(s.hidden(id)); err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
 	}
+	delete(s.sizes, id)
 	return nil
 }
 
@@ -332,5 +378,8 @@ func (s *Store) release(id soulbox.SnapshotID) error {
 	}
 	delete(s.held, id)
 	// Removed while it was held, perhaps.
+	if _, err := os.Lstat(s.path(id)); errors.Is(err, fs.ErrNotExist) {
+		delete(s.sizes, id)
+	}
 	return os.RemoveAll(s.hidden(id))
 }
