@@ -10,18 +10,29 @@ package main
 
 import (
 	"runtime/debug"
+	"time"
 
 	"gvisor.dev/gvisor/runsc/cli"
 	"gvisor.dev/gvisor/runsc/cmd/sentry/sentrycmd"
 	"gvisor.dev/gvisor/runsc/cmd/util"
 )
 
-// gcPercent trades a little processor time for memory that every idle sandbox
-// would pay for. The environment is cleared on the way here, so GOGC cannot.
-const gcPercent = 20
+// Starting a sandbox makes a lot of garbage in a heap that is still small, so
+// that collecting it takes as long as all the rest. Once it has started, memory
+// is what every idle sandbox pays for, and processor time is worth less. The
+// environment is cleared on the way here, so GOGC cannot say this.
+const (
+	startPercent = 400
+	startTime    = 2 * time.Second
+	restPercent  = 20
+)
 
 func main() {
-	debug.SetGCPercent(gcPercent)
+	debug.SetGCPercent(startPercent)
+	time.AfterFunc(startTime, func() {
+		debug.SetGCPercent(restPercent)
+		debug.FreeOSMemory()
+	})
 	cli.Run(nil, map[util.SubCommand]string{
 		new(sentrycmd.Boot):   "",
 		new(sentrycmd.Umount): "",
