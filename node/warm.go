@@ -22,8 +22,11 @@ func (n *Node) Reserve(t *soulbox.Template) (id soulbox.SandboxID, ok bool) {
 // Expect has count sandboxes of a template made ahead before anybody asks.
 func (n *Node) Expect(t *soulbox.Template, count int) { n.pool.Expect(t, count) }
 
-// Pools tells how many sandboxes wait for each template, and how many should.
-func (n *Node) Pools() []pool.Stat { return n.pool.Stats() }
+// Pools tells how many sandboxes wait for each template, how many should, and
+// what they may take.
+func (n *Node) Pools() soulbox.Pools {
+	return soulbox.Pools{Pools: n.pool.Stats(), Budget: n.WarmMemory, Each: warmSize}
+}
 
 // warmSize is what a waiting sandbox takes of the machine's memory: sentry and
 // stubs, with some room; see docs/benchmarks.md.

@@ -174,7 +174,7 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 	// Asking.
 	routes := append(
 		e2b.Routes(sandboxes, s.teams, templates, e2b.Options{Domain: cfg.Domain}),
-		native.Routes(sandboxes, s.teams, templates, native.Options{Version: cfg.Version})...,
+		native.Routes(sandboxes, s.teams, templates, native.Options{Version: cfg.Version, Pools: machine})...,
 	)
 	control, err := api.New(log, s.teams, routes, api.Options{Metrics: metrics})
 	if err != nil {

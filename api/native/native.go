@@ -49,9 +49,15 @@ type templates interface {
 	Remove(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID) error
 }
 
+// pools is what this room needs of whoever makes sandboxes ahead.
+type pools interface {
+	Pools() soulbox.Pools
+}
+
 // Options are what the room can do without.
 type Options struct {
 	Version string // of this server, as GET /v1/version tells it; empty: "unknown"
+	Pools   pools  // nil: nothing is made ahead
 }
 
 // room answers the native requests.
@@ -59,12 +65,13 @@ type room struct {
 	fleet     fleet
 	keys      keys
 	templates templates
+	pools     pools
 	version   string
 }
 
 // Routes returns the rows of the native control plane.
 func Routes(f fleet, k keys, t templates, o Options) []api.Route {
-	n := &room{fleet: f, keys: k, templates: t, version: o.Version}
+	n := &room{fleet: f, keys: k, templates: t, pools: o.Pools, version: o.Version}
 	if n.version == "" {
 		n.version = "unknown"
 	}
@@ -92,6 +99,7 @@ func Routes(f fleet, k keys, t templates, o Options) []api.Route {
 		{Verb: post, Path: "/v1/keys", Permission: api.WriteTeam, Handle: n.createKey},
 		{Verb: remove, Path: "/v1/keys/{key}", Permission: api.WriteTeam, Handle: n.revokeKey},
 
+		{Verb: get, Path: "/v1/pools", Permission: api.ReadTeam, Handle: n.listPools},
 		{Verb: get, Path: "/v1/version", Permission: api.ReadTeam, Handle: n.tellVersion},
 	}
 }

@@ -168,6 +168,14 @@ func template() *soulbox.Template {
 	}
 }
 
+func (w *world) Pools() soulbox.Pools {
+	return soulbox.Pools{Budget: 512 * soulbox.MiB, Each: 12 * soulbox.MiB, Pools: []soulbox.Pool{
+		{Template: "tpl1", Name: "base", Public: true, Ready: 3, Want: 4, Hits: 20, Misses: 2},
+		{Template: "tpl2", Name: "mine", Team: "ours", Want: 1, Misses: 1},
+		{Template: "tpl3", Name: "must not show", Team: "theirs", Ready: 1, Want: 1, Hits: 7},
+	}}
+}
+
 func (w *world) Templates(context.Context, soulbox.TeamID) ([]*soulbox.Template, error) {
 	return []*soulbox.Template{template()}, nil
 }
@@ -194,7 +202,7 @@ func (w *world) Import(_ context.Context, _ soulbox.TeamID, name string, source 
 
 func newAPI(t testing.TB, w *world) http.Handler {
 	t.Helper()
-	a, err := api.New(slog.New(slog.DiscardHandler), w, native.Routes(w, w, w, native.Options{Version: "v0.1.0"}), api.Options{})
+	a, err := api.New(slog.New(slog.DiscardHandler), w, native.Routes(w, w, w, native.Options{Version: "v0.1.0", Pools: w}), api.Options{})
 	if err != nil {
 		t.Fatalf("the route table is wrong: %v", err)
 	}
@@ -277,6 +285,7 @@ func TestAnswers(t *testing.T) {
 		{"keys", "GET", "/v1/keys", "", 200, nil},
 		{"key-created", "POST", "/v1/keys", `{"name":" laptop"}`, 201, "laptop"},
 		{"", "DELETE", "/v1/keys/" + keyID, "", 204, soulbox.KeyID(keyID)},
+		{"pools", "GET", "/v1/pools", "", 200, nil},
 		{"version", "GET", "/v1/version", "", 200, nil},
 	} {
 		t.Run(tt.verb+" "+tt.path, func(t *testing.T) {

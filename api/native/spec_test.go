@@ -111,7 +111,7 @@ func TestSpecAnswers(t *testing.T) {
 	for file, name := range map[string]string{
 		"sandboxes": "SandboxList", "sandbox": "Sandbox", "sandbox-ended": "Sandbox", "sandbox-paused": "Sandbox",
 		"checkpoint": "Checkpoint", "checkpoints": "CheckpointList", "rolled-back": "Sandbox", "snapshots": "SnapshotList", "templates": "TemplateList",
-		"keys": "KeyList", "key-created": "Key", "version": "Version",
+		"keys": "KeyList", "key-created": "Key", "version": "Version", "pools": "PoolList",
 	} {
 		b, err := os.ReadFile(filepath.Join("testdata", file+".json"))
 		if err != nil {

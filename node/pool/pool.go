@@ -85,16 +85,6 @@ type shelf struct {
 	misses   int64
 }
 
-// A Stat tells of one template's sandboxes.
-type Stat struct {
-	Template soulbox.TemplateID
-	Name     string
-	Ready    int
-	Want     int
-	Hits     int64 // takes that found one
-	Misses   int64 // takes that found none
-}
-
 // New returns a pool that works until Close.
 func New(o Options) *Pool {
 	ctx, stop := context.WithCancel(context.Background())
@@ -176,15 +166,18 @@ func (s *shelf) demand(now time.Time) float64 {
 }
 
 // Stats returns what is ready of each template, in the order of their names.
-func (p *Pool) Stats() []Stat {
+func (p *Pool) Stats() []soulbox.Pool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	wants := p.wantsLocked(time.Now())
-	all := make([]Stat, 0, len(p.shelves))
+	all := make([]soulbox.Pool, 0, len(p.shelves))
 	for id, s := range p.shelves {
-		all = append(all, Stat{Template: id, Name: s.template.Name, Ready: len(s.ready), Want: wants[id], Hits: s.hits, Misses: s.misses})
+		all = append(all, soulbox.Pool{
+			Template: id, Name: s.template.Name, Team: s.template.Team, Public: s.template.Public,
+			Ready: len(s.ready), Want: wants[id], Hits: s.hits, Misses: s.misses,
+		})
 	}
-	slices.SortFunc(all, func(a, b Stat) int {
+	slices.SortFunc(all, func(a, b soulbox.Pool) int {
 		return strings.Compare(a.Name+"\x00"+string(a.Template), b.Name+"\x00"+string(b.Template))
 	})
 	return all

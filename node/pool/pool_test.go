@@ -114,7 +114,7 @@ func TestExpect(t *testing.T) {
 		if n := m.count(); n != 3 {
 			t.Errorf("%d are ready after one was taken, want 3", n)
 		}
-		want := []pool.Stat{{Template: "a", Name: "a", Ready: 3, Want: 3, Hits: 1}}
+		want := []soulbox.Pool{{Template: "a", Name: "a", Ready: 3, Want: 3, Hits: 1}}
 		if got := p.Stats(); !slices.Equal(got, want) {
 			t.Errorf("Stats() = %+v, want %+v", got, want)
 		}
