@@ -38,6 +38,14 @@ func (s *Server) listTemplates(w http.ResponseWriter, _ *http.Request) {
 	answer(w, http.StatusOK, map[string]any{"templates": all})
 }
 
+// listPools tells of one pool, whose sandboxes nobody gets.
+func (s *Server) listPools(w http.ResponseWriter, _ *http.Request) {
+	answer(w, http.StatusOK, map[string]any{
+		"pools":      []any{map[string]any{"template": "tbase", "name": "base", "ready": 3, "wanted": 4, "hits": 20, "misses": 2}},
+		"budget_mib": 512, "each_mib": 12,
+	})
+}
+
 // importTemplate accepts every image, and every tar that it can read; it tells
 // each name in it, with owner and mode, as progress.
 func (s *Server) importTemplate(w http.ResponseWriter, r *http.Request) {

@@ -65,6 +65,7 @@ func New(home string) *Server {
 	mux.HandleFunc("GET /v1/version", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, map[string]string{"version": Version})
 	})
+	mux.HandleFunc("GET /v1/pools", s.listPools)
 	mux.HandleFunc("POST /v2/sandboxes", s.create)
 	mux.HandleFunc("POST /v2/sandboxes/{id}/connect", s.connect)
 	mux.HandleFunc("GET /sandboxes/{id}", s.handle)
