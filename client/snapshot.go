@@ -169,7 +169,7 @@ type snapshotWire struct {
 	ID        string               `json:"id"`
 	Kind      soulbox.SnapshotKind `json:"kind"`
 	Name      string               `json:"name"`
-	Sandbox   string               `json:"sandbox_id"`
+	Sandbox   string               `json:"sandbox"`
 	Parent    string               `json:"parent"`
 	Bytes     soulbox.Bytes        `json:"bytes"`
 	Memory    bool                 `json:"memory"`

@@ -18,7 +18,7 @@ type snapshot struct {
 	ID        string               `json:"id"`
 	Kind      soulbox.SnapshotKind `json:"kind"`
 	Name      string               `json:"name"`
-	Sandbox   string               `json:"sandbox_id"`
+	Sandbox   string               `json:"sandbox"`
 	Parent    string               `json:"parent"`
 	Bytes     int64                `json:"bytes"`
 	Memory    bool                 `json:"memory"`
