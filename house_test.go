@@ -53,10 +53,11 @@ var doors = []struct {
 
 	// Putting together.
 	{"server/", []string{"..."}},
-	{"cmd/soulbox", []string{".", "internal/", "client", "server"}},
+	{"cmd/soulbox", []string{".", "internal/", "bench", "client", "server"}},
 	{"cmd/soulbox-agent", []string{"internal/", "agent/"}},
 	{"cmd/soulbox-sentry", nil},
 	{"bench", []string{".", "internal/", "client"}},
+	{"bench/alone", []string{".", "internal/", "bench", "client"}},
 }
 
 // noName lists package names that say where code is kept, not what it is.

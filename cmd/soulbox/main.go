@@ -69,6 +69,7 @@ func rootCommand(c *cli) *cobra.Command {
 	root.AddCommand(snapshotCommand(c))
 	root.AddCommand(checkpointCommand(c))
 	root.AddCommand(templateCommand(c))
+	root.AddCommand(benchCommand(c))
 	root.AddCommand(poolCommand(c))
 	root.AddCommand(keyCommand(c))
 	root.AddCommand(versionCommand(c))

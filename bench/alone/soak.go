@@ -8,6 +8,7 @@ import (
 	"fmt"
 	mathrand "math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -73,18 +74,14 @@ func flat(memory []int) error {
 	if third < 3 {
 		return nil // too short to tell
 	}
-	median := func(part []int) float64 {
-		r := row{}
-		for _, m := range part {
-			r.Samples = append(r.Samples, float64(m))
-		}
-		return r.summary().Median
+	median := func(part []int) int {
+		return slices.Sorted(slices.Values(part))[(len(part)-1)/2]
 	}
 	middle, last := median(memory[third:2*third]), median(memory[2*third:])
-	fmt.Printf("server's memory: %.0f MB in the middle third, %.0f MB in the last\n", middle, last)
+	fmt.Printf("server's memory: %d MB in the middle third, %d MB in the last\n", middle, last)
 	const growth = 1.15
-	if last > middle*growth {
-		return fmt.Errorf("the server's memory grew from %.0f to %.0f MB", middle, last)
+	if float64(last) > float64(middle)*growth {
+		return fmt.Errorf("the server's memory grew from %d to %d MB", middle, last)
 	}
 	return nil
 }
@@ -236,4 +233,18 @@ func weigh(pid int) (rss, files, threads int, err error) {
 	}
 	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
 	return rss, len(fds), threads, err
+}
+
+// available is MemAvailable in KiB.
+func available() (int, error) {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(b)) {
+		if rest, ok := strings.CutPrefix(line, "MemAvailable:"); ok {
+			return strconv.Atoi(strings.Fields(rest)[0])
+		}
+	}
+	return 0, fmt.Errorf("/proc/meminfo has no MemAvailable")
 }
