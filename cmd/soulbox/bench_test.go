@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os/exec"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -39,5 +40,22 @@ func TestBenchSignals(t *testing.T) {
 				t.Errorf("stderr: %q, want nothing", stderr.String())
 			}
 		})
+	}
+}
+
+// People see what was measured on before the table, and remarks after it.
+func TestBenchOnTerminal(t *testing.T) {
+	cmd := soulboxCommand(t, newServer(t), "bench", "--rows", "pause,memory-idle", "--samples", "1")
+	cmd.Env = append(cmd.Env, "NO_COLOR=1")
+	got := onTerminal(t, cmd)
+	const takenAway = "\r\x1b[K" // the progress line, which is there until the table comes
+	got = got[strings.LastIndex(got, takenAway)+1:]
+	last := 0
+	for _, want := range []string{" cores, ", "0.0.0-test", "warm-up is left out", "ROW ", "P50 ", "WHAT", "pause with memory", "private memory of an idle sandbox", "run this as root on the server's machine"} {
+		at := strings.Index(got, want)
+		if at < last {
+			t.Errorf("%q is not on the terminal where it should be: %q", want, got)
+		}
+		last = max(last, at)
 	}
 }
