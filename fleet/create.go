@@ -101,8 +101,7 @@ func (f *Fleet) launch(ctx context.Context, sb *soulbox.Sandbox, o origin, s lau
 	defer giveUp(nil)
 	e := newEntry(sb)
 	if err := f.recordStarting(ctx, e, giveUp); err != nil {
-		f.release(sb.Team)
-		f.wg.Go(func() { f.destroyStray(ctx, sb.ID) }) // it may wait there ready made, and nobody else knows of it
+		f.wg.Go(func() { f.withdraw(ctx, e) })
 		return nil, err
 	}
 	f.opts.Faults.Reach(s.recorded)
@@ -127,7 +126,7 @@ func (f *Fleet) recordStarting(ctx context.Context, e *entry, giveUp context.Can
 	ctx, cancel := detached(ctx)
 	defer cancel()
 	if err := f.opts.Store.InsertSandbox(ctx, sb); err != nil {
-		f.table.Delete(sb.ID)
+		e.giveUp = nil
 		return err
 	}
 	select {
@@ -136,6 +135,32 @@ func (f *Fleet) recordStarting(ctx context.Context, e *entry, giveUp context.Can
 	default:
 	}
 	return nil
+}
+
+// withdraw takes back a sandbox whose first record failed. The record may be
+// there all the same, if only the answer was lost; then the sandbox ends as any
+// other. Its place in the quota is free when that is known.
+func (f *Fleet) withdraw(ctx context.Context, e *entry) {
+	sb := e.sb.Load()
+	there := false
+	looked := f.retry(ctx, "look for the record of sandbox", sb.ID, func() error {
+		read, cancel := detached(ctx)
+		defer cancel()
+		_, err := f.opts.Store.Sandbox(read, sb.ID)
+		there = err == nil
+		if soulbox.KindOf(err) == soulbox.NotFound {
+			return nil
+		}
+		return err
+	})
+	switch {
+	case there:
+		f.end(ctx, e, undone, because(soulbox.End{By: soulbox.ByServer, Reason: "the server could not write down that it starts"}))
+	case looked:
+		f.table.CompareAndDelete(sb.ID, e)
+		f.release(sb.Team)
+		f.destroyStray(ctx, sb.ID) // it may wait there ready made, and nobody else knows of it
+	}
 }
 
 // bringUp takes a recorded sandbox from starting to running, or ends it. The

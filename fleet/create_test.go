@@ -13,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/fleet"
+	"github.com/soulbox/soulbox/store"
 )
 
 func TestCreate(t *testing.T) {
@@ -308,5 +310,33 @@ func TestQuotaRace(t *testing.T) {
 				t.Error(err)
 			}
 		}
+	}
+}
+
+// forgetful is a store that does what it is told and loses its answer.
+type forgetful struct{ *store.Store }
+
+func (s forgetful) InsertSandbox(ctx context.Context, sb *soulbox.Sandbox) error {
+	return errors.Join(s.Store.InsertSandbox(ctx, sb), errors.New("the connection is reset"))
+}
+
+// TestCreateRecordedAfterAll has the first record fail, and be there all the
+// same: the sandbox ends as any other.
+func TestCreateRecordedAfterAll(t *testing.T) {
+	h := open(t)
+	h.opts.Store = forgetful{h.store}
+	h.restart()
+	t.Cleanup(func() { h.Close() })
+	if _, err := h.Create(t.Context(), request()); err == nil {
+		t.Fatal("Create succeeds without a record")
+	}
+	eventually(t, "its place is free again", func() bool { return fleet.Reserved(h.Fleet, "us") == 0 })
+	rows := h.records("us")
+	if len(rows) != 1 {
+		t.Fatalf("%d records", len(rows))
+	}
+	h.wantEnded(rows[0].ID, soulbox.ByServer, "the server could not write down that it starts")
+	if h.node.creates > 0 {
+		t.Error("the node has made it")
 	}
 }
