@@ -109,7 +109,7 @@ func (f *Fleet) recordEnd(ctx context.Context, e *entry, why verdict) (giveUp co
 		return nil, false, nil
 	}
 	sb := old.Clone()
-	sb.End = &end
+	sb.End, sb.Pause = &end, nil // it comes back from nowhere
 	if err := f.move(ctx, sb, soulbox.Ending); err != nil {
 		return nil, false, err
 	}

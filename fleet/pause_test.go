@@ -170,6 +170,9 @@ func TestPausedCountsNot(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.wantEnded(ids[0], soulbox.ByClient, "killed")
+	if p := h.record(ids[0]).Pause; p != nil {
+		t.Errorf("it has ended and is paused at %+v", *p)
+	}
 	h.wantSnapshots()
 	if n := fleet.Reserved(h.Fleet, "us"); n != 4 {
 		t.Errorf("%d places taken, want 4", n)
