@@ -228,3 +228,12 @@ func unable(done string, id soulbox.SandboxID, err error) error {
 	}
 	return soulbox.Hide(kind, err, fmt.Sprintf("sandbox %s could not be %s: %s", id, done, soulbox.MessageOf(err)))
 }
+
+// orMissing returns err, unless the sandbox was ended meanwhile: its snapshots
+// go with it, and what is not found then says nothing.
+func orMissing(e *entry, err error) error {
+	if sb := e.sb.Load(); !sb.State.Live() {
+		return missing(sb.ID, sb)
+	}
+	return err
+}

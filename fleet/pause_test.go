@@ -444,6 +444,16 @@ func TestKillInBetween(t *testing.T) {
 			_, err := h.Rollback(context.Background(), "us", id, snap.ID)
 			return err
 		},
+		"before rolling back": func(h *house, id soulbox.SandboxID, busy chan<- struct{}) error {
+			snap := h.checkpoint(id, "c")
+			h.node.onVerify = func(soulbox.SnapshotID) error {
+				close(busy)
+				eventually(h.t, "it is killed", func() bool { return h.record(id).State == soulbox.Ended })
+				return nil // and the checkpoint went with it
+			}
+			_, err := h.Rollback(context.Background(), "us", id, snap.ID)
+			return err
+		},
 		"checkpoint": func(h *house, id soulbox.SandboxID, busy chan<- struct{}) error {
 			h.node.onSnapshot = func(context.Context, soulbox.SandboxID, *soulbox.Snapshot) error {
 				close(busy)

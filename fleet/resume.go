@@ -142,7 +142,7 @@ func (f *Fleet) runResumption(ctx context.Context, e *entry, r *resumption, d ti
 	snap, err := f.opts.Store.Snapshot(read, sb.Pause.Snapshot)
 	cancel()
 	if err != nil {
-		tell(false, unable("resumed", sb.ID, err))
+		tell(false, orMissing(e, unable("resumed", sb.ID, err)))
 		return
 	}
 	c := comeback{

@@ -22,8 +22,10 @@ func (f *Fleet) Rollback(ctx context.Context, team soulbox.TeamID, id soulbox.Sa
 	if err != nil {
 		return nil, err
 	}
-	if err := wantRunning(e.sb.Load()); err != nil && e.sb.Load().State != soulbox.Paused {
-		return nil, err
+	if sb := e.sb.Load(); sb.State != soulbox.Paused { // look once: it may be resumed at this moment
+		if err := wantRunning(sb); err != nil {
+			return nil, err
+		}
 	}
 	err = f.carry(ctx, e, func(ctx context.Context, tell func(error)) { f.rollback(ctx, e, snap, tell) })
 	if err != nil {
@@ -39,14 +41,14 @@ func (f *Fleet) rollback(ctx context.Context, e *entry, id soulbox.SnapshotID, t
 	defer cancel()
 	snap, err := f.checkpoint(read, sb.ID, id)
 	if err != nil {
-		tell(err)
+		tell(orMissing(e, err))
 		return
 	}
 	verify, giveUp := f.until(ctx)
 	err = f.opts.Node.Verify(verify, id)
 	giveUp(nil)
 	if err != nil {
-		tell(unable("rolled back", sb.ID, err))
+		tell(orMissing(e, unable("rolled back", sb.ID, err)))
 		return
 	}
 	f.opts.Faults.Reach("rollback/verified")

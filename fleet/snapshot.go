@@ -228,10 +228,7 @@ func (f *Fleet) take(ctx context.Context, e *entry, kind soulbox.SnapshotKind, n
 	}
 	if err != nil {
 		f.wg.Go(func() { f.discard(ctx, snap.ID) })
-		if now := e.sb.Load(); !now.State.Live() {
-			return nil, missing(now.ID, now)
-		}
-		return nil, unable("written down", sb.ID, err)
+		return nil, orMissing(e, unable("written down", sb.ID, err))
 	}
 	f.log.InfoContext(ctx, "sandbox written down", "sandbox", sb.ID, "snapshot", snap.ID, "kind", kind, "bytes", snap.Bytes)
 	return snap, nil
