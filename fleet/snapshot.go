@@ -95,7 +95,8 @@ func noSnapshot(name string) error {
 
 // RemoveSnapshot removes a snapshot of which a team makes sandboxes. Those that
 // were made of it stay, and one that is being made of it now gets all of it. Of
-// two who remove the same one, the second gets NotFound.
+// two who remove the same one, the second gets NotFound. Once it has begun it
+// happens, even if it fails at first.
 func (f *Fleet) RemoveSnapshot(ctx context.Context, team soulbox.TeamID, id soulbox.SnapshotID) error {
 	if err := f.begin(); err != nil {
 		return err
@@ -104,11 +105,28 @@ func (f *Fleet) RemoveSnapshot(ctx context.Context, team soulbox.TeamID, id soul
 	if !f.claim(id) {
 		return noSnapshot(string(id))
 	}
-	defer f.unclaim(id)
 	if _, err := f.snapshotByID(ctx, team, id); err != nil {
+		f.unclaim(id)
 		return err
 	}
-	return f.remove(ctx, id)
+	told := make(chan error, 1)
+	f.wg.Go(func() {
+		defer f.unclaim(id)
+		f.removeForGood(ctx, id, func(err error) { told <- err })
+	})
+	return <-told
+}
+
+// removeForGood removes a snapshot and tells how the first attempt went. After
+// one that failed its files may be gone, and a record that says otherwise must
+// not stay.
+func (f *Fleet) removeForGood(ctx context.Context, id soulbox.SnapshotID, tell func(error)) {
+	tell = once(tell)
+	f.retry(ctx, "remove snapshot", id, func() error {
+		err := f.remove(ctx, id)
+		tell(err)
+		return err
+	})
 }
 
 func (f *Fleet) claim(id soulbox.SnapshotID) bool {
@@ -174,7 +192,8 @@ func (f *Fleet) checkpoint(ctx context.Context, sandbox soulbox.SandboxID, id so
 }
 
 // RemoveCheckpoint removes a moment that a sandbox could go back to. It is a
-// Conflict while the sandbox is paused there.
+// Conflict while the sandbox is paused there. Once it has begun it happens, even
+// if it fails at first.
 func (f *Fleet) RemoveCheckpoint(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, snap soulbox.SnapshotID) error {
 	if err := f.begin(); err != nil {
 		return err
@@ -184,17 +203,20 @@ func (f *Fleet) RemoveCheckpoint(ctx context.Context, team soulbox.TeamID, id so
 	if err != nil {
 		return err
 	}
-	if err := f.seize(ctx, e); err != nil { // nobody rolls back to it meanwhile
-		return err
-	}
-	defer e.leave()
-	if _, err := f.checkpoint(ctx, id, snap); err != nil {
-		return err
-	}
-	if p := e.sb.Load().Pause; p != nil && p.Snapshot == snap {
-		return soulbox.Errorf(soulbox.Conflict, "sandbox %s is paused at this checkpoint; resume it first", id)
-	}
-	return f.remove(ctx, snap)
+	// Seized, because nobody must roll back to it meanwhile.
+	return f.carry(ctx, e, func(ctx context.Context, tell func(error)) {
+		read, cancel := detached(ctx)
+		defer cancel()
+		if _, err := f.checkpoint(read, id, snap); err != nil {
+			tell(orMissing(e, err))
+			return
+		}
+		if p := e.sb.Load().Pause; p != nil && p.Snapshot == snap {
+			tell(soulbox.Errorf(soulbox.Conflict, "sandbox %s is paused at this checkpoint; resume it first", id))
+			return
+		}
+		f.removeForGood(ctx, snap, tell)
+	})
 }
 
 // saveSteps are those of writing a sandbox down, for tests that kill us on it.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/fleet"
+	"github.com/soulbox/soulbox/store"
 )
 
 func TestSnapshotAndCreate(t *testing.T) {
@@ -397,4 +398,42 @@ func TestReconcileSnapshots(t *testing.T) {
 	if wrongs := h.node.complaints(); len(wrongs) > 0 {
 		t.Error(wrongs)
 	}
+}
+
+// keeper is a store that does not forget snapshots for a while.
+type keeper struct {
+	*store.Store
+	refuses *atomic.Bool
+}
+
+func (s keeper) DeleteSnapshot(ctx context.Context, id soulbox.SnapshotID) error {
+	if s.refuses.Load() {
+		return soulbox.Errorf(soulbox.Unavailable, "the disk is full")
+	}
+	return s.Store.DeleteSnapshot(ctx, id)
+}
+
+// TestRemovalGoesOn has the records of snapshots stay when the files are gone:
+// they go as soon as they can, and nobody is offered what is not there.
+func TestRemovalGoesOn(t *testing.T) {
+	h := open(t)
+	var refuses atomic.Bool
+	h.opts.Store = keeper{h.store, &refuses}
+	h.restart()
+	t.Cleanup(func() { h.Close() })
+	sb := h.create()
+	snap, err := h.Snapshot(t.Context(), "us", sb.ID, "named")
+	if err != nil {
+		t.Fatal(err)
+	}
+	point := h.checkpoint(sb.ID, "")
+	refuses.Store(true)
+	wantKind(t, "RemoveSnapshot", h.RemoveSnapshot(t.Context(), "us", snap.ID), soulbox.Unavailable)
+	wantKind(t, "RemoveSnapshot meanwhile", h.RemoveSnapshot(t.Context(), "us", snap.ID), soulbox.NotFound)
+	wantKind(t, "RemoveCheckpoint", h.RemoveCheckpoint(t.Context(), "us", sb.ID, point.ID), soulbox.Unavailable)
+	refuses.Store(false)
+	h.wantSnapshots()
+	_, err = h.Rollback(t.Context(), "us", sb.ID, point.ID)
+	wantKind(t, "Rollback", err, soulbox.NotFound)
+	h.wantState(sb.ID, soulbox.Running)
 }
