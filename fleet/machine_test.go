@@ -17,10 +17,22 @@ import (
 // mind is what a sandbox of the machine has inside.
 type mind struct {
 	Files  []string // what was written to it, in order
+	Heap   []string `json:",omitempty"` // what its programs remember
 	Memory string   // new with every boot; "" in a snapshot without memory
 }
 
-func (m mind) clone() mind { return mind{Files: slices.Clone(m.Files), Memory: m.Memory} }
+func (m mind) clone() mind {
+	return mind{Files: slices.Clone(m.Files), Heap: slices.Clone(m.Heap), Memory: m.Memory}
+}
+
+// kept returns what a snapshot has of m.
+func (m mind) kept(memory bool) mind {
+	m = m.clone()
+	if !memory {
+		m.Heap, m.Memory = nil, ""
+	}
+	return m
+}
 
 // machine is a node whose sandboxes and snapshots are entries of maps, and
 // which fails as told. It outlives the fleets that use it, as sandboxes outlive
@@ -182,6 +194,11 @@ func (m *machine) Snapshot(ctx context.Context, id soulbox.SandboxID, snap *soul
 			return 0, err
 		}
 	}
+	if hold {
+		if err := m.hold(id); err != nil {
+			return 0, err
+		}
+	}
 	if err := m.writeDown(id, snap, hold); err != nil {
 		return 0, err
 	}
@@ -202,17 +219,10 @@ func (m *machine) writeDown(id soulbox.SandboxID, snap *soulbox.Snapshot, hold b
 		m.wrong("snapshot %s is written twice", snap.ID)
 		return soulbox.Errorf(soulbox.Conflict, "snapshot %s exists", snap.ID)
 	}
-	if m.held[id] {
-		m.wrong("sandbox %s is written down while it is held", id)
+	if m.held[id] != hold {
+		m.wrong("sandbox %s is written down, and held: %v", id, !hold)
 	}
-	in = in.clone()
-	if !snap.Memory {
-		in.Memory = ""
-	}
-	m.snaps[snap.ID] = in
-	if hold {
-		m.held[id] = true
-	}
+	m.snaps[snap.ID] = in.kept(snap.Memory)
 	m.keep()
 	return nil
 }
@@ -240,11 +250,7 @@ func (m *machine) Restore(ctx context.Context, sb *soulbox.Sandbox, snap *soulbo
 		m.mu.Unlock()
 		return soulbox.Errorf(soulbox.NotFound, "snapshot %s not found", snap.ID)
 	}
-	in = in.clone()
-	if !snap.Memory {
-		in.Memory = ""
-	}
-	m.make(sb, in)
+	m.make(sb, in.kept(snap.Memory))
 	m.mu.Unlock()
 	if m.onRestore != nil {
 		return m.onRestore(ctx, sb, snap)
@@ -346,6 +352,44 @@ func (m *machine) write(id soulbox.SandboxID, line string) (life int, ok bool) {
 	m.minds[id] = in
 	m.keep()
 	return m.lives[id], true
+}
+
+// note does what a program in a sandbox does that also remembers what it wrote.
+func (m *machine) note(id soulbox.SandboxID, line string) (ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	in, ok := m.minds[id]
+	if !ok || m.held[id] {
+		return false
+	}
+	in = in.clone()
+	in.Files, in.Heap = append(in.Files, line), append(in.Heap, line)
+	m.minds[id] = in
+	m.keep()
+	return true
+}
+
+// hold stops a sandbox that is about to be written down.
+func (m *machine) hold(id soulbox.SandboxID) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.has[id]; !ok {
+		return soulbox.Errorf(soulbox.NotFound, "sandbox %s not found", id)
+	}
+	if m.held[id] {
+		m.wrong("sandbox %s is held twice", id)
+	}
+	m.held[id] = true
+	m.keep()
+	return nil
+}
+
+// written returns what a snapshot has.
+func (m *machine) written(id soulbox.SnapshotID) (in mind, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	in, ok = m.snaps[id]
+	return in.clone(), ok
 }
 
 // inside returns what a sandbox that runs has, and in which of its lives.
