@@ -94,7 +94,7 @@ func TestInsecure(t *testing.T) {
 	if err := n.Create(t.Context(), sb, w.template()); err != nil {
 		t.Fatal(err)
 	}
-	if body, token := w.agent.last(); !strings.Contains(body, `"accessToken":""`) || token != "" {
+	if body, token := w.agent.last(); strings.Contains(body, "accessToken") || token != "" {
 		t.Errorf("token %q, told %s", token, body)
 	}
 	destroy(t, n, "ione")

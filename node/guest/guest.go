@@ -76,7 +76,7 @@ type Identity struct {
 // identity is the agent's /init body: E2B's fields first, ours after.
 type identity struct {
 	EnvVars        map[string]string `json:"envVars,omitempty"`
-	AccessToken    string            `json:"accessToken"` // told also when empty: the agent keeps what it is not told
+	AccessToken    *string           `json:"accessToken,omitempty"` // absent: it stays as it is
 	Timestamp      time.Time         `json:"timestamp"`
 	DefaultUser    string            `json:"defaultUser,omitempty"`
 	DefaultWorkdir string            `json:"defaultWorkdir,omitempty"`
@@ -90,8 +90,12 @@ type identity struct {
 
 // Init tells the sandbox who it is.
 func (a *Agent) Init(ctx context.Context, id Identity) error {
+	var token *string
+	if id.Token != "" || id.Was != "" { // one that it has would stay otherwise
+		token = &id.Token
+	}
 	body, err := json.Marshal(identity{ //nolint:gosec // telling the agent its token is what this is for
-		EnvVars: id.Env, AccessToken: id.Token, Timestamp: time.Now(), DefaultUser: id.User, DefaultWorkdir: id.Workdir,
+		EnvVars: id.Env, AccessToken: token, Timestamp: time.Now(), DefaultUser: id.User, DefaultWorkdir: id.Workdir,
 		Hostname: id.Hostname, SandboxID: string(id.Sandbox), TemplateID: string(id.Template), Nameservers: id.Nameservers, Seed: id.Seed,
 	})
 	if err != nil {

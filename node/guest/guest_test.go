@@ -133,16 +133,31 @@ func TestInit(t *testing.T) {
 	}
 }
 
-// Who shall ask for no token any more is told so: left out, it would be kept.
+// Without a token nothing says that there could be one.
 func TestInitWithoutToken(t *testing.T) {
 	a := standIn(t, "", func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
-		if _, has := r.Header["X-Access-Token"]; has || err != nil || !strings.Contains(string(body), `"accessToken":""`) {
+		if _, has := r.Header["X-Access-Token"]; has || err != nil || strings.Contains(string(body), "accessToken") {
 			t.Errorf("%v %s, %v", r.Header, body, err)
 		}
 		w.WriteHeader(http.StatusNoContent)
 	})
 	if err := a.Init(t.Context(), guest.Identity{Sandbox: "ione"}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A sandbox that had a token and shall have none hears that it has none: what
+// it is not told stays as it is.
+func TestInitTakesTokenAway(t *testing.T) {
+	a := standIn(t, "", func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if r.Header.Get("X-Access-Token") != "old" || err != nil || !strings.Contains(string(body), `"accessToken":""`) {
+			t.Errorf("%v %s, %v", r.Header, body, err)
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+	if err := a.Init(t.Context(), guest.Identity{Sandbox: "ione", Was: "old"}); err != nil {
 		t.Fatal(err)
 	}
 }
