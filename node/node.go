@@ -169,10 +169,8 @@ func (n *Node) SetNetwork(ctx context.Context, id soulbox.SandboxID, want soulbo
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	select {
-	case <-s.left: // its network may soon be another's
-		return soulbox.Errorf(soulbox.NotFound, "sandbox %s does not run on this node", id)
-	default:
+	if err := s.stays(); err != nil {
+		return err
 	}
 	r := s.record
 	r.Internet = want.Internet

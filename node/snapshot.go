@@ -39,6 +39,9 @@ func (n *Node) Snapshot(ctx context.Context, id soulbox.SandboxID, snap *soulbox
 	}
 	s.saving.Lock()
 	defer s.saving.Unlock()
+	if err := s.stays(); err != nil {
+		return 0, err
+	}
 	if s.getStill() == perhaps {
 		if err := n.thaw(ctx, s); err != nil { // now it is certain
 			return 0, err
@@ -86,6 +89,9 @@ func (n *Node) Thaw(ctx context.Context, id soulbox.SandboxID) error {
 	}
 	s.saving.Lock()
 	defer s.saving.Unlock()
+	if err := s.stays(); err != nil {
+		return err
+	}
 	return n.thaw(ctx, s)
 }
 
@@ -115,10 +121,26 @@ func (n *Node) thaw(ctx context.Context, s *sandbox) error {
 	return nil
 }
 
-// setHeld records whether the sandbox is held.
+// stays is NotFound once the sandbox is being destroyed. Whoever waited for
+// something meanwhile must not go on: its folder, its address and its id may
+// soon be those of another one.
+func (s *sandbox) stays() error {
+	select {
+	case <-s.left:
+		return soulbox.Errorf(soulbox.NotFound, "sandbox %s does not run on this node", s.record.ID)
+	default:
+		return nil
+	}
+}
+
+// setHeld records whether the sandbox is held. What is left of a sandbox is
+// removed only after close, which waits for mu.
 func (s *sandbox) setHeld(held bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err := s.stays(); err != nil {
+		return err
+	}
 	if s.record.Held == held {
 		return nil
 	}
