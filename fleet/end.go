@@ -23,7 +23,8 @@ var (
 // it can no longer run or answer; the rest of it, its checkpoints included, is
 // removed behind. One that is unknown,
 // of another team or not live any more is NotFound, so of two who kill the
-// same sandbox one succeeds.
+// same sandbox one succeeds. When it fails for another reason, it is tried again
+// behind.
 func (f *Fleet) Kill(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, by soulbox.Ender, reason string) error {
 	if err := f.begin(); err != nil {
 		return err
@@ -34,8 +35,12 @@ func (f *Fleet) Kill(ctx context.Context, team soulbox.TeamID, id soulbox.Sandbo
 	if err != nil {
 		return err
 	}
-	ended, err := f.tryEnd(ctx, e, killed, because(soulbox.End{By: by, Reason: reason}))
+	why := because(soulbox.End{By: by, Reason: reason})
+	ended, err := f.tryEnd(ctx, e, killed, why)
 	if err != nil {
+		// The record may say so all the same, and then nothing else can happen
+		// to it any more.
+		f.endBehind(ctx, e, killed, why)
 		return fmt.Errorf("kill sandbox %s: %w", id, err)
 	}
 	if !ended {
@@ -65,9 +70,13 @@ func because(end soulbox.End) verdict {
 // end ends a live sandbox for good: when the record cannot be written now, it
 // is tried again behind.
 func (f *Fleet) end(ctx context.Context, e *entry, p path, why verdict) {
-	if _, err := f.tryEnd(ctx, e, p, why); err == nil {
-		return
+	if _, err := f.tryEnd(ctx, e, p, why); err != nil {
+		f.endBehind(ctx, e, p, why)
 	}
+}
+
+// endBehind tries to end a sandbox for as long as it takes.
+func (f *Fleet) endBehind(ctx context.Context, e *entry, p path, why verdict) {
 	f.wg.Go(func() {
 		f.retry(ctx, "record the end", e.sb.Load().ID, func() error {
 			_, err := f.tryEnd(ctx, e, p, why)

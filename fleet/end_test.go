@@ -13,6 +13,7 @@ import (
 
 	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/fleet"
+	"github.com/soulbox/soulbox/store"
 )
 
 // inBubble runs test in a house in which time is fake.
@@ -313,5 +314,37 @@ func TestExpiryLooksAgain(t *testing.T) {
 	fleet.Expire(h.Fleet, sb.ID)
 	if _, err := h.Live(t.Context(), "us", sb.ID); err != nil {
 		t.Errorf("after an expiry that is not due: %v", err)
+	}
+}
+
+// mumbler is a store that once does what it is told and loses its answer.
+type mumbler struct {
+	*store.Store
+	to   soulbox.State
+	once *atomic.Bool
+}
+
+func (s mumbler) MoveSandbox(ctx context.Context, sb *soulbox.Sandbox, from soulbox.State) error {
+	err := s.Store.MoveSandbox(ctx, sb, from)
+	if sb.State == s.to && s.once.CompareAndSwap(false, true) {
+		err = errors.Join(err, errors.New("the connection is reset"))
+	}
+	return err
+}
+
+// TestKillRecordedAfterAll has the record of a kill fail, and be there all the
+// same: the sandbox cannot live any more, and does not.
+func TestKillRecordedAfterAll(t *testing.T) {
+	h := open(t)
+	h.opts.Store = mumbler{h.store, soulbox.Ending, new(atomic.Bool)}
+	h.restart()
+	t.Cleanup(func() { h.Close() })
+	sb := h.create()
+	if err := h.Kill(t.Context(), "us", sb.ID, soulbox.ByClient, "killed"); err == nil {
+		t.Fatal("Kill succeeds without a record")
+	}
+	h.wantEnded(sb.ID, soulbox.ByClient, "killed")
+	if n := fleet.Reserved(h.Fleet, "us"); n != 0 {
+		t.Errorf("%d places taken, want none", n)
 	}
 }
