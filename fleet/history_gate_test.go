@@ -15,21 +15,31 @@ type gate struct {
 	h      *history
 	s      *server
 	faulty atomic.Bool
-	left   atomic.Int64 // calls until it dies; 0 or less: never
+	doom   atomic.Pointer[doom] // nil: it does not die
 	dead   chan struct{}
 
-	mu     sync.RWMutex
-	over   bool
-	spared bool // it must not die
+	mu   sync.RWMutex
+	over bool
+}
+
+// A doom is at which call a server dies.
+type doom struct{ left atomic.Int64 }
+
+// condemn has the server die at its nth call from now.
+func (g *gate) condemn(n int) {
+	d := &doom{}
+	d.left.Store(int64(n))
+	g.doom.Store(d)
 }
 
 var errDead = soulbox.Errorf(soulbox.Unavailable, "the server is dead")
 
-// die reports whether the server is dead now.
-func (g *gate) die() bool {
+// die ends the server. With d, that must still be its doom; it reports whether
+// the server is dead.
+func (g *gate) die(d *doom) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.over || g.spared {
+	if g.over || d != nil && g.doom.Load() != d {
 		return g.over
 	}
 	g.over = true
@@ -46,17 +56,8 @@ func (g *gate) spare() (lives bool) {
 	g.faulty.Store(false)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.spared = true
+	g.doom.Store(nil)
 	return !g.over
-}
-
-// risk lets it die and things fail.
-func (g *gate) risk(faulty bool) {
-	g.faulty.Store(faulty)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.spared = false
-	g.left.Store(0)
 }
 
 func (g *gate) call(do func() error) error {
@@ -73,15 +74,16 @@ func (g *gate) pass(lossy bool, do func() error) error {
 	g.h.dawdle()
 	fails := g.faulty.Load() && g.h.chance(20)
 	after := g.h.chance(2)
-	last := g.left.Add(-1) == 0
-	if last && !after && g.die() {
+	d := g.doom.Load()
+	last := d != nil && d.left.Add(-1) == 0
+	if last && !after && g.die(d) {
 		return errDead
 	}
 	if fails && (!lossy || !after) {
 		return soulbox.Errorf(soulbox.Unavailable, "it does not work today")
 	}
 	err := g.call(do)
-	if last && g.die() {
+	if last && g.die(d) {
 		return errDead
 	}
 	g.h.dawdle()

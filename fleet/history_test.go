@@ -168,7 +168,7 @@ func (h *history) run() {
 // part lets clients work, and looks at what became of it.
 func (h *history) part(n int) {
 	h.servers = []*server{h.now.Load()}
-	h.now.Load().risk(h.faulty)
+	h.now.Load().faulty.Store(h.faulty)
 	ctx, over := context.WithCancel(context.Background())
 	var clients, fate sync.WaitGroup
 	for i := range historyClients {
@@ -211,9 +211,9 @@ func (h *history) fate(ctx context.Context, rng *rand.Rand) {
 			if err := s.Close(); err != nil {
 				h.t.Error(err)
 			}
-			s.die()
+			s.die(nil)
 		} else {
-			s.left.Store(int64(1 + rng.IntN(120)))
+			s.condemn(1 + rng.IntN(120))
 			select {
 			case <-s.dead:
 			case <-ctx.Done():
@@ -238,7 +238,7 @@ func (h *history) serve() {
 	h.mu.Lock()
 	h.servers = append(h.servers, s)
 	h.mu.Unlock()
-	s.risk(h.faulty)
+	s.faulty.Store(h.faulty)
 	h.house.Fleet = s.Fleet
 	h.now.Store(s)
 }
