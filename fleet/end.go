@@ -147,9 +147,20 @@ func (f *Fleet) move(ctx context.Context, sb *soulbox.Sandbox, to soulbox.State)
 	if readErr != nil {
 		return err
 	}
+	believed := from
 	from = record.State
 	if from != to && record.Move(to) != nil {
-		return err
+		// It is where we wanted it before, and have given up since: first back to
+		// where we believed it to be.
+		if record.Move(believed) != nil {
+			return err
+		}
+		back := sb.Clone()
+		back.State = believed
+		if err := f.opts.Store.MoveSandbox(ctx, back, from); err != nil {
+			return err
+		}
+		from = believed
 	}
 	return f.opts.Store.MoveSandbox(ctx, sb, from)
 }

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/fleet"
+	"github.com/soulbox/soulbox/store"
 )
 
 // write lets a program in a sandbox write something.
@@ -584,4 +586,75 @@ func TestCloseUndoes(t *testing.T) {
 	h.wantInside(paused, mind{Files: []string{"p"}, Memory: "boot 1"})
 	h.wantInside(pausing, mind{Files: []string{"q"}, Memory: "boot 2"})
 	h.wantSnapshots()
+}
+
+// deaf is a store that does what it is told and loses the answer, as long as
+// lost says so, when a sandbox becomes running.
+type deaf struct {
+	*store.Store
+	lost *atomic.Bool
+}
+
+func (s deaf) MoveSandbox(ctx context.Context, sb *soulbox.Sandbox, from soulbox.State) error {
+	err := s.Store.MoveSandbox(ctx, sb, from)
+	if sb.State == soulbox.Running && from != soulbox.Starting && s.lost.Load() {
+		err = errors.Join(err, errors.New("the connection is reset"))
+	}
+	return err
+}
+
+// TestResumeRecordedAfterAll has the record of a resume fail, and be there all
+// the same, until the server stops: the sandbox is not undone, because whoever
+// starts next would take it for one that is lost.
+func TestResumeRecordedAfterAll(t *testing.T) {
+	h := open(t)
+	var lost atomic.Bool
+	h.opts.Store = deaf{h.store, &lost}
+	h.restart()
+	t.Cleanup(func() { h.Close() })
+	sb := h.create()
+	h.write(sb.ID, "a")
+	h.pause(sb.ID, true)
+	lost.Store(true)
+	failed := make(chan error, 1)
+	go func() {
+		_, _, err := h.Connect(context.Background(), "us", sb.ID, time.Minute, false)
+		failed <- err
+	}()
+	eventually(t, "the record says that it runs", func() bool { return h.record(sb.ID).State == soulbox.Running })
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	wantKind(t, "Connect", <-failed, soulbox.Unavailable)
+	lost.Store(false)
+	h.restart()
+	h.connect(sb.ID)
+	h.wantInside(sb.ID, mind{Files: []string{"a"}, Memory: "boot 1"})
+	h.wantSnapshots()
+}
+
+// TestDiesWhileRecorded has a sandbox die while nobody knows what the record of
+// its resume says: it is paused again.
+func TestDiesWhileRecorded(t *testing.T) {
+	h := open(t)
+	var lost atomic.Bool
+	h.opts.Store = deaf{h.store, &lost}
+	h.restart()
+	t.Cleanup(func() { h.Close() })
+	sb := h.create()
+	h.write(sb.ID, "a")
+	h.pause(sb.ID, true)
+	lost.Store(true)
+	failed := make(chan error, 1)
+	go func() {
+		_, _, err := h.Connect(context.Background(), "us", sb.ID, time.Minute, false)
+		failed <- err
+	}()
+	eventually(t, "the record says that it runs", func() bool { return h.record(sb.ID).State == soulbox.Running })
+	h.node.die(sb.ID, soulbox.ByOOM, "too big")
+	wantKind(t, "Connect", <-failed, soulbox.Unavailable)
+	lost.Store(false)
+	h.wantState(sb.ID, soulbox.Paused)
+	h.connect(sb.ID)
+	h.wantInside(sb.ID, mind{Files: []string{"a"}, Memory: "boot 1"})
 }

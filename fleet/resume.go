@@ -225,7 +225,13 @@ func (f *Fleet) comeBack(ctx context.Context, e *entry, c comeback, tell func(er
 		return
 	}
 	if err == nil {
-		err = f.recordBackToLife(ctx, e, c, team)
+		var told bool
+		if told, err = f.recordBackToLife(ctx, e, c, team); !told {
+			// The record may say that it runs. To undo it would end it for good;
+			// the next fleet adopts it, or makes it again.
+			tell(errStopping())
+			return
+		}
 	}
 	tell = once(tell)
 	if err != nil {
@@ -298,11 +304,10 @@ func (f *Fleet) remake(ctx, work context.Context, e *entry, c comeback) error {
 }
 
 // recordBackToLife records that the sandbox runs. It does so for as long as it
-// takes, because the record may be ahead of us, unless the sandbox dies or is
-// ended.
-func (f *Fleet) recordBackToLife(ctx context.Context, e *entry, c comeback, team *soulbox.Team) error {
-	var died error
-	recorded := f.retry(ctx, "record that it runs", e.sb.Load().ID, func() error {
+// takes, because the record may be ahead of us, unless the sandbox dies, which is
+// the error, or is ended. It reports false when the fleet closed before.
+func (f *Fleet) recordBackToLife(ctx context.Context, e *entry, c comeback, team *soulbox.Team) (told bool, died error) {
+	told = f.retry(ctx, "record that it runs", e.sb.Load().ID, func() error {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		sb := e.sb.Load().Clone()
@@ -322,8 +327,5 @@ func (f *Fleet) recordBackToLife(ctx context.Context, e *entry, c comeback, team
 		f.schedule(e, sb.ExpiresAt)
 		return nil
 	})
-	if !recorded {
-		return errStopping()
-	}
-	return died
+	return told, died
 }
