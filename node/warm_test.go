@@ -33,7 +33,7 @@ func TestReserved(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			tpl := sized()
 			// Asked for without pause, none would be made.
-			for deadline := time.Now().Add(patience); n.Pools()[0].Ready == 0; time.Sleep(5 * time.Millisecond) {
+			for deadline := time.Now().Add(patience); n.Pools().Pools[0].Ready == 0; time.Sleep(5 * time.Millisecond) {
 				if time.Now().After(deadline) {
 					t.Fatal("none is made ahead")
 				}
