@@ -20,17 +20,19 @@ func TestReserved(t *testing.T) {
 		return tpl
 	}
 	n.Expect(sized(), 1)
-	tests := map[string]struct {
+	tests := []struct {
+		name   string
 		change func(*soulbox.Sandbox, *soulbox.Template)
 		told   string // part of what the agent is told; empty: nothing
 	}{
-		"as it is":        {change: func(*soulbox.Sandbox, *soulbox.Template) {}},
-		"environment":     {change: func(sb *soulbox.Sandbox, _ *soulbox.Template) { sb.Env = map[string]string{"B": "mine"} }, told: `"B":"mine"`},
-		"no token":        {change: func(sb *soulbox.Sandbox, _ *soulbox.Template) { sb.Secure = false }, told: `"accessToken":""`},
-		"template's user": {change: func(_ *soulbox.Sandbox, tpl *soulbox.Template) { tpl.User = "other" }, told: `"defaultUser":"other"`},
+		{name: "as it is", change: func(*soulbox.Sandbox, *soulbox.Template) {}},
+		{name: "environment", change: func(sb *soulbox.Sandbox, _ *soulbox.Template) { sb.Env = map[string]string{"B": "mine"} }, told: `"B":"mine"`},
+		{name: "no token", change: func(sb *soulbox.Sandbox, _ *soulbox.Template) { sb.Secure = false }, told: `"accessToken":""`},
+		// Last, because what is made from then on is made of that template.
+		{name: "template's user", change: func(_ *soulbox.Sandbox, tpl *soulbox.Template) { tpl.User = "other" }, told: `"defaultUser":"other"`},
 	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
 			tpl := sized()
 			// Asked for without pause, none would be made.
 			for deadline := time.Now().Add(patience); n.Pools().Pools[0].Ready == 0; time.Sleep(5 * time.Millisecond) {
