@@ -32,6 +32,7 @@ type watch struct {
 	notify  *fsnotify.Watcher
 	req     *watchRequest
 	root    string
+	bounds  *bounds // nil: there are none
 	// dirs are the directories observed by a recursive watch.
 	dirs map[string]bool
 	// found are files that were there before their directory was observed.
@@ -45,6 +46,11 @@ func (s *Service) openWatch(h http.Header, req *watchRequest) (*watch, error) {
 	if err != nil {
 		return nil, err
 	}
+	return s.watchPath(root, req, nil)
+}
+
+// watchPath starts a watch of root, with bounds or without.
+func (s *Service) watchPath(root string, req *watchRequest, bounds *bounds) (*watch, error) {
 	fi, err := os.Stat(root)
 	if err != nil {
 		return nil, failed("path "+root+" not found", err)
@@ -65,7 +71,7 @@ func (s *Service) openWatch(h http.Header, req *watchRequest) (*watch, error) {
 	if err != nil {
 		return nil, failed("error creating watcher", err)
 	}
-	w := &watch{service: s, notify: notify, req: req, root: root, dirs: map[string]bool{}, found: map[string]bool{}}
+	w := &watch{service: s, notify: notify, req: req, root: root, bounds: bounds, dirs: map[string]bool{}, found: map[string]bool{}}
 	if req.Recursive {
 		err = w.observe(root, nil)
 	} else {
@@ -83,6 +89,12 @@ func (s *Service) openWatch(h http.Header, req *watchRequest) (*watch, error) {
 func (w *watch) observe(dir string, seen func(path string)) error {
 	return filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.IsDir() {
+			if w.bounds.skips(path) {
+				return filepath.SkipDir
+			}
+			if w.bounds.reached(len(w.dirs)) {
+				return errTooMany
+			}
 			if err = w.notify.Add(path); err == nil {
 				w.dirs[path] = true
 			}
@@ -161,7 +173,8 @@ func (w *watch) follow(e fsnotify.Event, emit func(*fileEvent) error) error {
 		return nil //nolint:nilerr // what is gone again needs no watch
 	}
 	var paths []string
-	if err := w.observe(e.Name, func(path string) { paths = append(paths, path) }); err != nil {
+	err := w.observe(e.Name, func(path string) { paths = append(paths, path) })
+	if err != nil && !errors.Is(err, errTooMany) { // those that there is no room for are left out
 		return failed("error adding path "+e.Name+" to watcher", err)
 	}
 	for _, path := range paths {
