@@ -101,8 +101,8 @@ func (h *hub) deliver(c *chunk) {
 	}
 }
 
-// pump moves the output of one stream to the hub and the journal until the
-// stream ends or cut wakes it up.
+// pump moves the output of one stream to the hub, the journal and the record
+// until the stream ends or cut wakes it up.
 func (p *process) pump(stream journal.Stream, f *os.File, size int) {
 	defer p.partDone()
 	conn, err := f.SyscallConn()
@@ -140,6 +140,7 @@ func (p *process) drain(stream journal.Stream, conn syscall.RawConn, size int) {
 func (p *process) emit(stream journal.Stream, c *chunk) {
 	c.stream = stream
 	p.log.Output(stream, c.data)
+	p.service.record.Output(int(p.pid), stream.String(), c.data)
 	p.hub.deliver(c)
 	c.release()
 }

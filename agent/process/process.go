@@ -34,6 +34,7 @@ import (
 
 	"github.com/soulbox/soulbox/agent/account"
 	"github.com/soulbox/soulbox/agent/journal"
+	"github.com/soulbox/soulbox/agent/record"
 	"github.com/soulbox/soulbox/internal/connectjson"
 )
 
@@ -55,6 +56,7 @@ type accounts interface {
 type Options struct {
 	Accounts *account.Registry
 	Journal  *journal.Journal
+	Record   *record.Recorder // nil: there is none
 	// Path is the PATH of processes whose environment has none.
 	Path string
 	// Adopt makes the service reap every child of this program, also those it
@@ -69,6 +71,7 @@ type Options struct {
 type Service struct {
 	accounts accounts
 	journal  *journal.Journal
+	record   *record.Recorder
 	path     string
 	reaper   *reaper
 	devNull  func() (*os.File, error)
@@ -81,9 +84,13 @@ type Service struct {
 
 // New starts a service. The caller closes it.
 func New(o Options) *Service {
+	if o.Record == nil {
+		o.Record = record.New(record.Options{}) // which stays off
+	}
 	return &Service{
 		accounts: o.Accounts,
 		journal:  o.Journal,
+		record:   o.Record,
 		path:     o.Path,
 		reaper:   newReaper(o.Adopt, o.OOMScoreAdj),
 		devNull:  sync.OnceValues(func() (*os.File, error) { return os.OpenFile(os.DevNull, os.O_RDWR, 0) }),

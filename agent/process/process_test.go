@@ -16,10 +16,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/soulbox/soulbox/agent/account"
 	"github.com/soulbox/soulbox/agent/journal"
 	"github.com/soulbox/soulbox/agent/process"
+	"github.com/soulbox/soulbox/agent/record"
 	"github.com/soulbox/soulbox/internal/connectjson"
+	wire "github.com/soulbox/soulbox/internal/event"
 )
 
 // What a client sees of the service, written down once more: a change of the
@@ -52,6 +56,7 @@ type fixture struct {
 	*connectjson.Client
 	accounts *account.Registry
 	journal  *journal.Journal
+	record   *record.Recorder
 	home     string
 }
 
@@ -72,8 +77,9 @@ func serve(t *testing.T) *fixture {
 			t.Fatal(err)
 		}
 	}
-	f := &fixture{accounts: account.New(dir+"/passwd", dir+"/group"), journal: &journal.Journal{}, home: home}
-	s := process.New(process.Options{Accounts: f.accounts, Journal: f.journal, Path: "/usr/bin:/bin", OOMScoreAdj: 100})
+	f := &fixture{accounts: account.New(dir+"/passwd", dir+"/group"), journal: &journal.Journal{}, record: record.New(record.Options{Dir: dir + "/record"}), home: home}
+	t.Cleanup(f.record.Close)
+	s := process.New(process.Options{Accounts: f.accounts, Journal: f.journal, Record: f.record, Path: "/usr/bin:/bin", OOMScoreAdj: 100})
 	mux := http.NewServeMux()
 	s.Register(mux)
 	srv := httptest.NewServer(mux)
@@ -458,6 +464,65 @@ func TestJournal(t *testing.T) {
 	entries, err := f.journal.Next(t.Context(), 0)
 	if err != nil || len(entries) != 3 || entries[1].Message != "hello" || entries[2].Fields["exit_code"] != "3" {
 		t.Errorf("journal = %+v, %v", entries, err)
+	}
+}
+
+// The record has every byte of each stream in order, between a start and an
+// end, and nothing of the time before it was on.
+func TestRecord(t *testing.T) {
+	f := serve(t)
+	f.start(t, bash("echo before")).wait()
+	if err := f.record.Start(nil); err != nil {
+		t.Fatal(err)
+	}
+	const script = "for i in {1..3000}; do echo line $i $RANDOM; done; printf '\\xff\\0end' >&2; exit 3"
+	s := f.start(t, bash(script)).wait()
+	terminal := f.start(t, object{"process": object{"cmd": "/bin/echo", "args": []string{"hello"}}, "pty": object{"size": object{"cols": 80, "rows": 24}}}).wait()
+	killed := f.start(t, bash("kill -9 $$")).wait()
+
+	got := map[uint32]*strings.Builder{s.pid: {}, terminal.pid: {}, killed.pid: {}}
+	streams := map[string]string{}
+	d, err := f.record.After(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for seq, head := uint64(0), f.record.Position().Head; seq < head; {
+		frames, err := d.Next(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for len(frames) > 0 {
+			e, n, err := wire.Parse(frames)
+			if err != nil || e.Seq != seq+1 || got[uint32(e.PID)] == nil {
+				t.Fatalf("%+v, %v after %d", e, err, seq)
+			}
+			switch e.Kind {
+			case wire.Started:
+				fmt.Fprintf(got[uint32(e.PID)], "<%.20s>", e.Text)
+			case wire.Output:
+				streams[fmt.Sprint(e.PID, e.Stream)] += string(e.Text)
+			case wire.Ended:
+				fmt.Fprintf(got[uint32(e.PID)], "<%d %s>", e.ExitCode, e.Text)
+			default:
+				t.Errorf("%+v", e)
+			}
+			frames, seq = frames[n:], e.Seq
+		}
+	}
+	for pid, want := range map[uint32]string{
+		s.pid:        "</bin/bash -c for i i><3 >",
+		terminal.pid: "</bin/echo hello><0 >",
+		killed.pid:   "</bin/bash -c kill -9><-1 SIGKILL>",
+	} {
+		if got[pid].String() != want {
+			t.Errorf("got %q, want %q", got[pid], want)
+		}
+	}
+	want := map[string]string{
+		fmt.Sprint(s.pid, "stdout"): s.stdout.String(), fmt.Sprint(s.pid, "stderr"): "\xff\x00end", fmt.Sprint(terminal.pid, "pty"): "hello\r\n",
+	}
+	if diff := cmp.Diff(want, streams); diff != "" || s.stdout.Len() < 30000 {
+		t.Errorf("output (-want +got):\n%s", diff)
 	}
 }
 

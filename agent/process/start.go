@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/soulbox/soulbox/agent/journal"
 	"github.com/soulbox/soulbox/internal/connectjson"
 )
@@ -100,6 +102,7 @@ func (s *Service) launch(prog *program, req *startRequest, ctx context.Context) 
 	}
 	p.pid = uint32(pid)
 	p.log = s.journal.Begin(pid, prog.argv, prog.user.Name, prog.cwd)
+	s.record.Started(pid, prog.argv)
 	if d, ok := ctx.Deadline(); ok {
 		p.deadline = time.AfterFunc(time.Until(d), p.kill)
 	}
@@ -242,6 +245,11 @@ func (p *process) partDone() {
 	p.end = endOf(p.status)
 	p.endedAt = time.Now()
 	p.log.End(int(p.end.ExitCode), p.end.Status)
+	signal := ""
+	if p.status.Signaled() {
+		signal = unix.SignalName(p.status.Signal())
+	}
+	p.service.record.Ended(int(p.pid), int(p.end.ExitCode), signal)
 	p.service.retire(p)
 	close(p.hub.over)
 }
