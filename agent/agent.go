@@ -7,7 +7,8 @@
 //   - /init, by which the host tells the sandbox who it is: environment, access
 //     token, clock, host name. It is called when the sandbox is created and
 //     whenever it is resumed;
-//   - /soulbox/logs and /soulbox/tunnel, which only our own host asks for.
+//   - /soulbox/logs, /soulbox/tunnel, /soulbox/record and /soulbox/state, which
+//     only our own host asks for: the proxy lets nobody else through.
 //
 // # Who may ask
 //
@@ -32,6 +33,7 @@ import (
 	"github.com/soulbox/soulbox/agent/journal"
 	"github.com/soulbox/soulbox/agent/port"
 	"github.com/soulbox/soulbox/agent/process"
+	"github.com/soulbox/soulbox/agent/record"
 )
 
 // Version is the version of envd whose behaviour clients may expect.
@@ -59,6 +61,7 @@ type Agent struct {
 	options   Options
 	accounts  *account.Registry
 	journal   journal.Journal
+	record    *record.Recorder
 	processes *process.Service
 	files     *filesystem.Service
 	tunnel    *port.Tunnel
@@ -81,10 +84,13 @@ func New(o Options) *Agent {
 		tunnel:   port.New(),
 	}
 	a.accounts.SetSystem("E2B_SANDBOX", "true")
-	a.processes = process.New(process.Options{
-		Accounts: a.accounts, Journal: &a.journal, Path: o.Path, Adopt: o.Adopt, OOMScoreAdj: o.OOMScoreAdj,
-	})
 	a.files = filesystem.New(a.accounts)
+	a.record = record.New(record.Options{
+		Dir: o.Root + recordDir, Watch: a.watchTree, Warn: a.journal.Warn,
+	})
+	a.processes = process.New(process.Options{
+		Accounts: a.accounts, Journal: &a.journal, Record: a.record, Path: o.Path, Adopt: o.Adopt, OOMScoreAdj: o.OOMScoreAdj,
+	})
 
 	mux := http.NewServeMux()
 	a.processes.Register(mux)
@@ -95,6 +101,12 @@ func New(o Options) *Agent {
 	mux.HandleFunc("POST /init", a.initialize)
 	mux.HandleFunc("GET /soulbox/logs", a.logs)
 	mux.Handle("GET /soulbox/tunnel", a.tunnel)
+	mux.HandleFunc("POST /soulbox/record", a.startRecord)
+	mux.HandleFunc("GET /soulbox/record", a.events)
+	mux.HandleFunc("GET /soulbox/record/position", a.position)
+	mux.HandleFunc("POST /soulbox/record/hold", done(a.record.Hold))
+	mux.HandleFunc("POST /soulbox/record/release", done(a.record.Release))
+	mux.HandleFunc("GET /soulbox/state", a.state)
 	a.routes = allowOrigins(a.authorize(mux))
 	return a
 }
@@ -110,6 +122,7 @@ func (a *Agent) Close() {
 	a.tunnel.Close()
 	a.files.Close()
 	a.processes.Close()
+	a.record.Close() // the last thing it hears of is how the processes end
 }
 
 // health says that the agent answers.

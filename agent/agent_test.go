@@ -23,6 +23,7 @@ import (
 
 	"github.com/soulbox/soulbox/agent"
 	"github.com/soulbox/soulbox/internal/connectjson"
+	"github.com/soulbox/soulbox/internal/event"
 )
 
 type object = map[string]any
@@ -442,4 +443,92 @@ func FuzzSignature(f *testing.F) {
 			t.Errorf("%q: %d", query, w.Code)
 		}
 	})
+}
+
+// The record is off until it is switched on, goes on through /init in a new
+// epoch, and is nobody's without the token.
+func TestRecord(t *testing.T) {
+	f := serve(t)
+	if code := f.init(t, object{"accessToken": "secret", "timestamp": time.Now()}); code != http.StatusNoContent {
+		t.Fatal(code)
+	}
+	for _, request := range []string{"POST /soulbox/record", "GET /soulbox/record?after=0", "GET /soulbox/record/position", "POST /soulbox/record/hold", "POST /soulbox/record/release", "GET /soulbox/state"} {
+		method, path, _ := strings.Cut(request, " ")
+		if resp, _ := f.do(t, method, path, `{}`); resp.StatusCode != http.StatusUnauthorized {
+			t.Errorf("%s without the token: %s", request, resp.Status)
+		}
+	}
+	token := []string{"X-Access-Token", "secret"}
+	if resp, body := f.do(t, http.MethodGet, "/soulbox/record?after=0", "", token...); resp.StatusCode != http.StatusConflict {
+		t.Errorf("a record that is off: %s %s", resp.Status, body)
+	}
+	if resp, body := f.do(t, http.MethodGet, "/soulbox/record/position", "", token...); resp.StatusCode != http.StatusOK || body != `{"epochs":null,"head":0,"tail":0}`+"\n" {
+		t.Errorf("the position of a record that is off: %s %s", resp.Status, body)
+	}
+	if entries, err := os.ReadDir(f.root + "/var"); !os.IsNotExist(err) {
+		t.Errorf("a record that is off left %v, %v", entries, err)
+	}
+	for _, bad := range []string{"", "[]", `{"paths":["relative"]}`, `{"paths":["/nonexistent"]}`, `{"paths":["` + f.root + `/var/lib/soulbox/record"]}`, `{"paths":["/proc"]}`} {
+		if resp, body := f.do(t, http.MethodPost, "/soulbox/record", bad, token...); resp.StatusCode != http.StatusBadRequest {
+			t.Errorf("%s: %s %s", bad, resp.Status, body)
+		}
+	}
+	for range 2 {
+		if resp, body := f.do(t, http.MethodPost, "/soulbox/record", fmt.Sprintf(`{"paths":[%q]}`, f.root), token...); resp.StatusCode != http.StatusNoContent {
+			t.Fatalf("%s %s", resp.Status, body)
+		}
+	}
+	for _, bad := range []string{"", "?after=", "?after=-1", "?after=x"} {
+		if resp, _ := f.do(t, http.MethodGet, "/soulbox/record"+bad, "", token...); resp.StatusCode != http.StatusBadRequest {
+			t.Errorf("%q: %s", bad, resp.Status)
+		}
+	}
+	if resp, _ := f.do(t, http.MethodGet, "/soulbox/record?after=1000", "", token...); resp.StatusCode != http.StatusConflict {
+		t.Errorf("after what has not happened: %s", resp.Status)
+	}
+	epochs := func() int {
+		var p struct{ Epochs []object }
+		_, body := f.do(t, http.MethodGet, "/soulbox/record/position", "", token...)
+		if err := json.Unmarshal([]byte(body), &p); err != nil {
+			t.Fatal(err)
+		}
+		return len(p.Epochs)
+	}
+	before := epochs()
+	if code := f.init(t, object{"timestamp": time.Now()}, token...); code != http.StatusNoContent || epochs() <= before {
+		t.Errorf("after another init (%d) there are %d epochs, were %d", code, epochs(), before)
+	}
+
+	// What the agent itself writes below a watched folder is in the record, but
+	// for the record.
+	if err := os.WriteFile(f.root+"/etc/new", nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, f.url+"/soulbox/record?after=0", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set(token[0], token[1])
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	for frames := event.NewReader(resp.Body); ; {
+		e, err := frames.Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasPrefix(string(e.Text), f.root+"/var/lib/soulbox/record/") {
+			t.Errorf("the record tells of itself: %s", e.Text)
+		}
+		if e.Kind == event.File && e.Op == "create" && string(e.Text) == f.root+"/etc/new" {
+			break
+		}
+	}
+	if resp, body := f.do(t, http.MethodGet, "/soulbox/state", "", token...); resp.StatusCode != http.StatusOK || !strings.HasPrefix(body, `{"at":"`) {
+		t.Errorf("%s %.100s", resp.Status, body)
+	}
 }

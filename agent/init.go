@@ -127,6 +127,7 @@ func (a *Agent) applyLocked(req *initRequest) {
 	if req.EnvVars != nil {
 		a.accounts.ReplaceEnvs(req.EnvVars)
 	}
+	a.record.Restored() // the host has no other reason to say all this to somebody who has a record
 	a.accounts.SetDefaults(req.DefaultUser, req.DefaultWorkdir)
 	a.identifyLocked(req)
 }
