@@ -2,6 +2,9 @@ package guest_test
 
 import (
 	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -145,11 +148,26 @@ func until(t *testing.T, a *guest.Agent, after uint64, message string) (found gu
 // say has a process in the sandbox write text.
 func say(t *testing.T, addr, text string) {
 	t.Helper()
-	message := fmt.Sprintf(`{"process":{"cmd":"/bin/echo","args":[%q]}}`, text)
-	frame := append([]byte{0, 0, 0, 0, byte(len(message))}, message...)
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+addr+"/process.Process/Start", bytes.NewReader(frame))
+	run(t, addr, "/bin/echo", text)
+}
+
+// run runs a program in the sandbox until it ends.
+func run(t *testing.T, addr, cmd string, args ...string) {
+	t.Helper()
+	if err := runContext(t.Context(), addr, cmd, args...); err != nil {
+		t.Errorf("run %s: %v", cmd, err)
+	}
+}
+
+func runContext(ctx context.Context, addr, cmd string, args ...string) error {
+	message, err := json.Marshal(map[string]any{"process": map[string]any{"cmd": cmd, "args": args}})
 	if err != nil {
-		t.Fatal(err)
+		return err
+	}
+	frame := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(message))), message...)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+addr+"/process.Process/Start", bytes.NewReader(frame))
+	if err != nil {
+		return err
 	}
 	req.Header.Set("Content-Type", "application/connect+json")
 	req.Header.Set("Connect-Protocol-Version", "1")
@@ -158,13 +176,14 @@ func say(t *testing.T, addr, text string) {
 	tr := &http.Transport{DisableKeepAlives: true}
 	res, err := tr.RoundTrip(req)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer res.Body.Close()
 	b, err := io.ReadAll(res.Body)
-	if err != nil || res.StatusCode != http.StatusOK || !bytes.Contains(b, []byte(`"end"`)) {
-		t.Fatalf("start a process: %s %q, %v", res.Status, b, err)
+	if err == nil && (res.StatusCode != http.StatusOK || !bytes.Contains(b, []byte(`"end"`))) {
+		err = fmt.Errorf("%s %.200q", res.Status, b)
 	}
+	return err
 }
 
 // listen returns a listener of the loopback and its port.

@@ -148,9 +148,20 @@ func (a *Agent) doAs(ctx context.Context, token, method, path string, body io.Re
 		if res.StatusCode != http.StatusSwitchingProtocols { // its "body" is the connection, and no context ends it
 			text, _ = io.ReadAll(io.LimitReader(res.Body, 512)) // what came is good enough for a log
 		}
-		return nil, fmt.Errorf("the agent answered %s %s with %d %q", method, path, res.StatusCode, text)
+		return nil, &refusal{method, path, res.StatusCode, text}
 	}
 	return res, nil
+}
+
+// A refusal is an answer that is not a 2xx.
+type refusal struct {
+	method, path string
+	status       int
+	text         []byte // hostile
+}
+
+func (r *refusal) Error() string {
+	return fmt.Sprintf("the agent answered %s %s with %d %q", r.method, r.path, r.status, r.text)
 }
 
 // An Entry is a log entry with its place in the agent's count.
@@ -210,13 +221,17 @@ func parseEntry(line []byte) (Entry, error) {
 	default:
 		w.Level = "info"
 	}
-	// The sandbox's clock is its own affair; ours decides about the order.
-	// Years beyond 0 to 9999, which a time zone can lead to, cannot even be
-	// written down.
-	if now := time.Now(); w.Time.Before(time.Unix(0, 0)) || w.Time.After(now) {
-		w.Time = now
+	return Entry{Seq: w.Seq, LogEntry: soulbox.LogEntry{At: believe(w.Time), Level: w.Level, Message: w.Message, Fields: w.Fields}}, nil
+}
+
+// believe returns a time that a sandbox tells, or now. Its clock is its own
+// affair; ours decides about the order. Years beyond 0 to 9999, which a time
+// zone can lead to, cannot even be written down.
+func believe(t time.Time) time.Time {
+	if now := time.Now(); t.Before(time.Unix(0, 0)) || t.After(now) {
+		t = now
 	}
-	return Entry{Seq: w.Seq, LogEntry: soulbox.LogEntry{At: w.Time.UTC(), Level: w.Level, Message: w.Message, Fields: w.Fields}}, nil
+	return t.UTC()
 }
 
 // tunnelTimeout bounds how long it may take to reach the agent and then for
