@@ -335,8 +335,8 @@ type agent struct {
 	entries chan string // messages for the log; closed by nobody
 
 	mu      sync.Mutex
-	failing int      // status of /init and /health; 0: as it should be
-	hang    bool     // /init does not answer
+	failing int      // status of /init, /health and what Observe and its like ask for; 0: as it should be
+	hang    bool     // they do not answer
 	got     []byte   // the last /init
 	heard   []string // all of them
 	token   string   // of the last request
@@ -391,6 +391,8 @@ func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/whoami":
 		_, files := guest.Recall()
 		fmt.Fprint(w, files)
+	case "/soulbox/record", "/soulbox/record/position", "/soulbox/state":
+		observed(w, r, failing, hang)
 	case "/soulbox/logs":
 		after, err := strconv.Atoi(r.URL.Query().Get("after"))
 		if err != nil {
