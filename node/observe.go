@@ -15,6 +15,60 @@ import (
 // does not answer while its sandbox is held.
 const observeTimeout = 20 * time.Second
 
+// hushTimeout bounds how long a snapshot waits for an agent to hold its record
+// back, and to show it again.
+const hushTimeout = 2 * time.Second
+
+// hush has a sandbox, which is about to be saved, show nothing new of its
+// record: what its programs do from now on may also happen differently, in a
+// copy. A record that goes on showing is not worth losing the snapshot. The
+// caller has s.saving.
+func (n *Node) hush(ctx context.Context, s *sandbox) {
+	s.setQuiet(true)
+	ctx, cancel := context.WithTimeout(ctx, hushTimeout)
+	defer cancel()
+	if err := s.agent.Hold(ctx); err != nil && !errors.Is(err, guest.ErrNoRecord) {
+		n.Log.WarnContext(ctx, "record not held", "sandbox", s.record.ID, "err", err)
+	}
+}
+
+// speak ends hush, unless it was ended. If it fails, whoever asks for the
+// record next tries again. The caller has s.saving.
+func (n *Node) speak(ctx context.Context, s *sandbox) {
+	if !s.isQuiet() {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), hushTimeout)
+	defer cancel()
+	if err := s.agent.Release(ctx); err != nil && !errors.Is(err, guest.ErrNoRecord) {
+		n.Log.WarnContext(ctx, "record not released", "sandbox", s.record.ID, "err", err)
+		return
+	}
+	s.setQuiet(false)
+}
+
+// listen makes sure that a sandbox shows its record, unless it is being saved.
+func (n *Node) listen(ctx context.Context, s *sandbox) {
+	if s.isQuiet() && s.saving.TryLock() {
+		defer s.saving.Unlock()
+		if s.getStill() == no {
+			n.speak(ctx, s)
+		}
+	}
+}
+
+func (s *sandbox) setQuiet(quiet bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.quiet = quiet
+}
+
+func (s *sandbox) isQuiet() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.quiet
+}
+
 // Record switches the record of a sandbox on, if it is off, and has its agent
 // watch the folders paths, given as absolute paths, with everything below them
 // in place of earlier ones. It is Invalid if one of them cannot be watched;
@@ -48,12 +102,14 @@ func (n *Node) Observe(ctx context.Context, id soulbox.SandboxID) (s soulbox.Gue
 // sandbox ends. It is Conflict if the record is off or has not come as far as
 // after, as that of a sandbox which was rolled back. The number alone does not
 // tell whether events after it are from the same epoch; ask for the Position
-// before.
+// before. While a snapshot is written events wait; none that was told happens
+// differently in what is restored from it.
 func (n *Node) Follow(ctx context.Context, id soulbox.SandboxID, after uint64, fn func(soulbox.GuestEvent) error) error {
 	s, err := n.find(id)
 	if err != nil {
 		return err
 	}
+	n.listen(ctx, s)
 	ctx, cancel := context.WithCancelCause(ctx)
 	var leaving sync.WaitGroup
 	defer leaving.Wait()
@@ -85,6 +141,7 @@ func (n *Node) ask(ctx context.Context, id soulbox.SandboxID, question func(cont
 	if err != nil {
 		return err
 	}
+	n.listen(ctx, s)
 	limited, cancel := context.WithTimeout(ctx, observeTimeout)
 	defer cancel()
 	return answered(ctx, id, question(limited, s.agent))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -156,4 +157,85 @@ func followUntil(t *testing.T, n *node.Node, id soulbox.SandboxID, end func()) {
 	case <-time.After(patience):
 		t.Fatalf("Follow of %s does not end", id)
 	}
+}
+
+// said returns what the agents were told about the record since the last call.
+func (a *agent) said() string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	said := strings.Join(a.told, " ")
+	a.told = nil
+	return said
+}
+
+// A record is held back while a snapshot is written, and shown again if the
+// sandbox runs on, whatever happens.
+func TestRecordIsHeld(t *testing.T) {
+	w := newWorld(t)
+	n := w.open(t)
+	w.create(t, n, "ione")
+	want := func(when, said string) {
+		t.Helper()
+		if got := w.agent.said(); got != said {
+			t.Errorf("%s: the agent was told %q, want %q", when, got, said)
+		}
+	}
+	save := func(hold bool) error {
+		snap := &soulbox.Snapshot{ID: soulbox.NewSnapshotID(), Sandbox: "ione", Memory: true, Secure: true}
+		_, err := n.Snapshot(t.Context(), "ione", snap, hold)
+		return err
+	}
+	if err := save(false); err != nil {
+		t.Error(err)
+	}
+	want("a checkpoint", "hold release")
+	if err := save(true); err != nil {
+		t.Error(err)
+	}
+	want("a pause", "hold")
+	if err := errors.Join(save(true), n.Thaw(t.Context(), "ione")); err != nil {
+		t.Error(err)
+	}
+	want("another and a thaw", "release")
+	broken := errors.New("broken")
+	for _, hold := range []bool{false, true} {
+		w.driver.fails.Store(&failure{save: broken})
+		if err := save(hold); !errors.Is(err, broken) {
+			t.Errorf("a snapshot that fails: %v", err)
+		}
+		w.driver.fails.Store(nil)
+		want("a snapshot that failed", "hold release")
+	}
+	w.driver.fails.Store(&failure{freeze: broken})
+	if err := save(true); !errors.Is(err, broken) {
+		t.Errorf("a pause that fails: %v", err)
+	}
+	w.driver.fails.Store(nil)
+	want("a pause that failed", "hold release")
+
+	// An agent that does not listen is told again when somebody wants to know.
+	w.agent.set(http.StatusInternalServerError, false)
+	if err := save(false); err != nil {
+		t.Error(err)
+	}
+	want("an agent that fails", "hold release")
+	w.agent.set(0, false)
+	for range 2 {
+		if _, err := n.Position(t.Context(), "ione"); err != nil {
+			t.Error(err)
+		}
+	}
+	want("the next question", "release")
+
+	// So is one whose node died, whatever it was about to do.
+	closeNode(t, n)
+	n = w.open(t)
+	for range 2 {
+		err := n.Follow(t.Context(), "ione", 0, func(soulbox.GuestEvent) error { return io.EOF })
+		if !errors.Is(err, io.EOF) {
+			t.Error(err)
+		}
+	}
+	want("after a restart", "release")
+	destroy(t, n, "ione")
 }

@@ -131,6 +131,7 @@ func (n *Node) census(ctx context.Context) (alive []*sandbox, dead []record, err
 		if rec.Held {
 			s.still = perhaps
 		}
+		s.quiet = true // an earlier process may have been about to save it
 		alive = append(alive, s)
 	}
 	return alive, dead, nil

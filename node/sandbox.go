@@ -34,6 +34,7 @@ type sandbox struct {
 
 	mu    sync.Mutex    // also: one change of the network at a time
 	still frozen        // what is known of it
+	quiet bool          // its agent may show nothing new of its record
 	cpu   time.Duration // at the last sample
 	at    time.Time
 }

@@ -47,11 +47,16 @@ func (n *Node) Snapshot(ctx context.Context, id soulbox.SandboxID, snap *soulbox
 			return 0, err
 		}
 	}
+	if !hold && s.getStill() == no {
+		n.hush(ctx, s)
+		defer n.speak(ctx, s)
+	}
 	if hold && s.getStill() == no {
 		if err := s.setHeld(true); err != nil {
 			return 0, fmt.Errorf("hold sandbox %s: %w", id, err)
 		}
 		n.Faults.Reach("node/held")
+		n.hush(ctx, s)
 		if err := s.instance.Freeze(ctx); err != nil {
 			// It may have frozen without telling.
 			s.setStill(perhaps)
@@ -114,6 +119,7 @@ func (n *Node) thaw(ctx context.Context, s *sandbox) error {
 		}
 	}
 	s.setStill(no)
+	n.speak(ctx, s)
 	n.Faults.Reach("node/thawed")
 	if err := s.setHeld(false); err != nil {
 		return fmt.Errorf("let go of sandbox %s: %w", s.record.ID, err)

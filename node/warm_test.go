@@ -47,11 +47,11 @@ func TestReserved(t *testing.T) {
 			sb := w.sandbox(id)
 			sb.Env = nil
 			test.change(sb, tpl)
-			before := w.agent.told(id)
+			before := w.agent.inits(id)
 			if err := n.Create(t.Context(), sb, tpl); err != nil {
 				t.Fatal(err)
 			}
-			switch after := w.agent.told(id)[len(before):]; {
+			switch after := w.agent.inits(id)[len(before):]; {
 			case test.told == "" && len(after) > 0:
 				t.Errorf("the agent was woken to hear %q", after)
 			case test.told != "" && (len(after) != 1 || !strings.Contains(after[0], test.told)):
@@ -62,8 +62,8 @@ func TestReserved(t *testing.T) {
 	}
 }
 
-// told returns everything that the agent of a sandbox was told.
-func (a *agent) told(id soulbox.SandboxID) (all []string) {
+// inits returns everything that the agent of a sandbox was told about itself.
+func (a *agent) inits(id soulbox.SandboxID) (all []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, body := range a.heard {

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -340,6 +341,7 @@ type agent struct {
 	got     []byte   // the last /init
 	heard   []string // all of them
 	token   string   // of the last request
+	told    []string // what was said about the record
 }
 
 func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -393,6 +395,13 @@ func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, files)
 	case "/soulbox/record", "/soulbox/record/position", "/soulbox/state":
 		observed(w, r, failing, hang)
+	case "/soulbox/record/hold", "/soulbox/record/release":
+		a.mu.Lock()
+		a.told = append(a.told, path.Base(r.URL.Path))
+		a.mu.Unlock()
+		if failing != 0 {
+			w.WriteHeader(failing)
+		}
 	case "/soulbox/logs":
 		after, err := strconv.Atoi(r.URL.Query().Get("after"))
 		if err != nil {
