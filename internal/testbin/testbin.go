@@ -6,8 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
+
+// withC is the program that is a module of its own and needs a C compiler.
+const withC = "soulbox-runc"
 
 // Build compiles cmd/name as `make build` does, into a folder that every user
 // may enter (the sentry runs as nobody), and returns its path. The folder is
@@ -25,6 +29,15 @@ func Build(t testing.TB, name string) string {
 	path := filepath.Join(dir, name)
 	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "github.com/soulbox/soulbox/cmd/"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if name == withC {
+		root, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "github.com/soulbox/soulbox").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		cmd.Args = []string{"go", "build", "-trimpath", "-tags=netgo,osusergo,seccomp", `-ldflags=-s -w -linkmode external -extldflags "-static"`, "-o", path, "."}
+		cmd.Dir = filepath.Join(strings.TrimSpace(string(root)), "cmd", name)
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatal(fmt.Errorf("build %s: %w\n%s", name, err, out))
 	}
