@@ -10,6 +10,7 @@ MAKEFLAGS   += --no-print-directory
 GO      = $(shell tools/setup go 2>/dev/null || echo go)
 ARCH    = $(shell $(GO) env GOARCH)
 static  = CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) $(GO) build -trimpath -ldflags '-s -w'
+withc   = CGO_ENABLED=1 $(GO) build -trimpath -tags netgo,osusergo,seccomp -ldflags '-s -w -linkmode external -extldflags "-static"'
 tool    = $(GO) tool -modfile=tools/go.mod
 lint    = $(GO) tool -modfile=tools/lint/go.mod golangci-lint
 
@@ -20,11 +21,12 @@ payload := internal/payload/files
 setup: ## install what building, running and testing need (Debian or Ubuntu, root)
 	tools/setup test
 
-build: ## bin/soulbox, with the other two programs inside it
+build: ## bin/soulbox, with the other three programs inside it
 	@mkdir -p bin
 	@echo "build: soulbox-agent"; $(static) -o bin/soulbox-agent ./cmd/soulbox-agent
 	@echo "build: soulbox-sentry (some minutes the first time)"; $(static) -o bin/soulbox-sentry ./cmd/soulbox-sentry
-	@for p in soulbox-agent soulbox-sentry; do \
+	@echo "build: soulbox-runc"; cd cmd/soulbox-runc && $(withc) -o ../../bin/soulbox-runc .
+	@for p in soulbox-agent soulbox-sentry soulbox-runc; do \
 		gzip -nc bin/$$p > $(payload)/$$p.gz.next; \
 		if cmp -s $(payload)/$$p.gz.next $(payload)/$$p.gz; then rm $(payload)/$$p.gz.next; else mv $(payload)/$$p.gz.next $(payload)/$$p.gz; fi; \
 	done

@@ -22,7 +22,14 @@ var files embed.FS
 const (
 	Agent  = "soulbox-agent"
 	Sentry = "soulbox-sentry"
+	Runc   = "soulbox-runc" // not in every binary
 )
+
+// Has reports whether this binary was built with the program called name.
+func Has(name string) bool {
+	_, err := fs.Stat(files, "files/"+name+".gz")
+	return err == nil
+}
 
 // Open returns the program called name. It is an error when this binary was
 // built without it; the sentence says what to do.
