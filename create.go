@@ -15,6 +15,7 @@ type CreateRequest struct {
 	Secure   bool              // the agent wants an access token
 	Network  Network
 
+	Isolation Isolation // of what is made of a template; what is made of a snapshot has that one's
 	Lifecycle Lifecycle
 }
 

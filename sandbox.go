@@ -178,12 +178,42 @@ type Sandbox struct {
 	From      SnapshotID // the checkpoint that it took or went back to last, or the snapshot that it was made of
 	End       *End       // set once the state is Ending or Ended
 
-	Size     Size
-	Network  Network
-	Secure   bool              // the agent wants an access token
-	Token    string            // what the agent wants; derived (see [TokenSeed]), never stored
-	Env      map[string]string // for every program started in it
-	Metadata map[string]string // the client's own, for finding it again
+	Size      Size
+	Network   Network
+	Isolation Isolation
+	Secure    bool              // the agent wants an access token
+	Token     string            // what the agent wants; derived (see [TokenSeed]), never stored
+	Env       map[string]string // for every program started in it
+	Metadata  map[string]string // the client's own, for finding it again
+}
+
+// An Isolation says what stands between a sandbox and the machine.
+type Isolation string
+
+// The classes of isolation.
+const (
+	GVisor Isolation = ""     // a kernel of its own, in user space
+	Runc   Isolation = "runc" // a container on the machine's kernel; no memory in its snapshots
+)
+
+// ParseIsolation reads a class as clients write it; empty is GVisor.
+func ParseIsolation(s string) (Isolation, error) {
+	switch s {
+	case "", GVisor.String():
+		return GVisor, nil
+	case string(Runc):
+		return Runc, nil
+	default:
+		return "", Errorf(Invalid, "the isolation is gvisor or runc, not %.50q", s)
+	}
+}
+
+// String returns the class as clients write it.
+func (i Isolation) String() string {
+	if i == GVisor {
+		return "gvisor"
+	}
+	return string(i)
 }
 
 // A NodeID names a machine that runs sandboxes.

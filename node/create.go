@@ -36,20 +36,21 @@ func (n *Node) Create(ctx context.Context, sb *soulbox.Sandbox, t *soulbox.Templ
 	if err != nil {
 		return fmt.Errorf("create sandbox %s: %w", sb.ID, err)
 	}
-	return n.bringUp(ctx, sb, t, origin{image: image})
+	return n.bringUp(ctx, sb, t, origin{image: image, class: sb.Isolation})
 }
 
 // An origin is what a sandbox is made of.
 type origin struct {
 	image *os.File // below everything; start closes it
 	saved *driver.Saved
-	token string // what the agent in saved asks for until it is told otherwise
-	files bool   // of saved, which has memory too, only the files are wanted
+	token string            // what the agent in saved asks for until it is told otherwise
+	files bool              // of saved, which has memory too, only the files are wanted
+	class soulbox.Isolation // whose driver starts it
 }
 
 // bringUp makes sandbox sb, whose defaults are those of t, out of o.
 func (n *Node) bringUp(ctx context.Context, sb *soulbox.Sandbox, t *soulbox.Template, o origin) error {
-	rec := record{ID: sb.ID, Size: sb.Size, Secure: sb.Secure, Internet: sb.Network.Internet, Image: t.Image}
+	rec := record{ID: sb.ID, Size: sb.Size, Secure: sb.Secure, Internet: sb.Network.Internet, Image: t.Image, Isolation: o.class}
 	f, err := n.start(ctx, rec, o)
 	if err != nil {
 		return err
@@ -77,6 +78,10 @@ func (n *Node) start(ctx context.Context, rec record, o origin) (_ *fresh, err e
 	id := rec.ID
 	if !id.Valid() {
 		return nil, soulbox.Errorf(soulbox.Invalid, "%q is not the id of a sandbox", id)
+	}
+	d, err := n.driver(rec.Isolation)
+	if err != nil {
+		return nil, err
 	}
 	if err := n.checkDisk(); err != nil {
 		return nil, err
@@ -133,14 +138,14 @@ func (n *Node) start(ctx context.Context, rec record, o origin) (_ *fresh, err e
 	undo.Push(func() error {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
-		return n.Driver.Destroy(clean, id, dir)
+		return n.end(clean, id, dir)
 	})
 	if o.files {
 		if err := n.leaveMemory(ctx, &spec); err != nil {
 			return nil, err
 		}
 	}
-	inst, err := n.Driver.Start(ctx, spec)
+	inst, err := d.Start(ctx, spec)
 	if err != nil {
 		return nil, err
 	}

@@ -28,7 +28,7 @@ func (n *Node) Destroy(ctx context.Context, id soulbox.SandboxID) error {
 	} else if _, err := os.Stat(filepath.Join(dir, recordFile)); errors.Is(err, os.ErrNotExist) {
 		return nil // nothing of it is left
 	}
-	if err := n.Driver.Destroy(ctx, id, dir); err != nil {
+	if err := n.end(ctx, id, dir); err != nil {
 		if s != nil {
 			err = errors.Join(err, s.close()) // who tries again does not find it
 		}

@@ -74,9 +74,10 @@ import (
 type Options struct {
 	Log           *slog.Logger
 	ID            soulbox.NodeID
-	Dir           string // the node's part of the data folder
-	Instance      string // a short name that keeps two installations on one machine apart
-	Driver        driver.Driver
+	Dir           string          // the node's part of the data folder
+	Instance      string          // a short name that keeps two installations on one machine apart
+	Driver        driver.Driver   // of sandboxes that ask for no isolation
+	Others        []driver.Driver // of those that ask for another
 	Images        *rootfs.Store
 	Seed          soulbox.TokenSeed
 	Prefix        netip.Prefix            // of the sandboxes' addresses; the zero value chooses
@@ -115,8 +116,35 @@ type Node struct {
 // ID returns the node's name.
 func (n *Node) ID() soulbox.NodeID { return n.Options.ID }
 
-// Capabilities tells what sandboxes of this node can do.
+// Capabilities tells what sandboxes of the usual driver can do.
 func (n *Node) Capabilities() driver.Capabilities { return n.Driver.Capabilities() }
+
+// drivers returns all of them, the usual one first.
+func (o *Options) drivers() []driver.Driver { return append([]driver.Driver{o.Driver}, o.Others...) }
+
+// driver returns the one for an isolation; empty stands for the usual one.
+func (n *Node) driver(class soulbox.Isolation) (driver.Driver, error) {
+	for _, d := range n.drivers() {
+		if class == "" || d.Capabilities().Isolation == string(class) {
+			return d, nil
+		}
+	}
+	return nil, soulbox.Errorf(soulbox.Unavailable, "this machine has no sandboxes of isolation %q", class)
+}
+
+// end ends a sandbox, whichever driver it belongs to: its record may be torn.
+func (n *Node) end(ctx context.Context, id soulbox.SandboxID, dir string) error {
+	return destroyWith(ctx, n.drivers(), id, dir)
+}
+
+func destroyWith(ctx context.Context, all []driver.Driver, id soulbox.SandboxID, dir string) error {
+	for _, d := range all {
+		if err := d.Destroy(ctx, id, dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // Exits reports sandboxes that ended without Destroy. Somebody must read it.
 func (n *Node) Exits() <-chan soulbox.Exit { return n.exits }

@@ -33,7 +33,11 @@ func Open(ctx context.Context, o Options) (_ *Node, err error) {
 	if n.cgroups, err = cgroup.Open("soulbox-" + n.Instance); err != nil {
 		return nil, fmt.Errorf("open node: %w", err)
 	}
-	if n.snapshots, err = snapshot.Open(n.Log, filepath.Join(n.Dir, "snapshots"), n.Driver.Capabilities().Format); err != nil {
+	formats := make([]string, 0, 1+len(n.Others))
+	for _, d := range n.drivers() {
+		formats = append(formats, d.Capabilities().Format)
+	}
+	if n.snapshots, err = snapshot.Open(n.Log, filepath.Join(n.Dir, "snapshots"), formats...); err != nil {
 		return nil, fmt.Errorf("open node: %w", err)
 	}
 	n.ctx, n.stop = context.WithCancel(context.WithoutCancel(ctx))
@@ -96,7 +100,7 @@ func (n *Node) census(ctx context.Context) (alive []*sandbox, dead []record, err
 			// Without a record nothing else was made yet, or everything else
 			// is gone already. Destroy is repeated in case the file is torn.
 			n.Log.InfoContext(ctx, "folder without a record removed", "sandbox", id, "err", err)
-			if err := errors.Join(n.Driver.Destroy(ctx, id, dir), os.RemoveAll(dir)); err != nil {
+			if err := errors.Join(n.end(ctx, id, dir), os.RemoveAll(dir)); err != nil {
 				return nil, nil, err
 			}
 			continue
@@ -111,12 +115,16 @@ func (n *Node) census(ctx context.Context) (alive []*sandbox, dead []record, err
 		if rec.Warm {
 			// Nobody has it, and others are made as they are wanted. Its cgroup
 			// and its network are swept below.
-			if err := errors.Join(n.Driver.Destroy(ctx, id, dir), os.RemoveAll(dir)); err != nil {
+			if err := errors.Join(n.end(ctx, id, dir), os.RemoveAll(dir)); err != nil {
 				return nil, nil, err
 			}
 			continue
 		}
-		inst, err := n.Driver.Adopt(ctx, id, dir)
+		d, err := n.driver(rec.Isolation)
+		if err != nil {
+			return nil, nil, err
+		}
+		inst, err := d.Adopt(ctx, id, dir)
 		if soulbox.KindOf(err) == soulbox.NotFound {
 			dead = append(dead, rec)
 			continue

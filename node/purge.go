@@ -17,8 +17,9 @@ import (
 // Purge ends every sandbox of the installation whose node folder is dir and
 // removes everything that it has in the kernel: processes, cgroups,
 // namespaces, devices and rules. What it knows on disk stays, except for the
-// sandboxes themselves. No node may be open in dir. It repeats.
-func Purge(ctx context.Context, log *slog.Logger, dir, instance string, d driver.Driver) error {
+// sandboxes themselves. It is given all drivers that sandboxes may belong to.
+// No node may be open in dir. It repeats.
+func Purge(ctx context.Context, log *slog.Logger, dir, instance string, all ...driver.Driver) error {
 	entries, err := os.ReadDir(filepath.Join(dir, "sandboxes"))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("purge node: %w", err)
@@ -30,7 +31,7 @@ func Purge(ctx context.Context, log *slog.Logger, dir, instance string, d driver
 			continue
 		}
 		home := filepath.Join(dir, "sandboxes", e.Name())
-		if err := d.Destroy(ctx, id, home); err != nil {
+		if err := destroyWith(ctx, all, id, home); err != nil {
 			errs = append(errs, err)
 			continue
 		}

@@ -55,10 +55,13 @@ type record struct {
 	Size     soulbox.Size      `json:"size"`
 	Secure   bool              `json:"secure"`
 	Internet bool              `json:"internet"`
-	Image    string            `json:"image"`          // SHA-256 of its root image
-	Held     bool              `json:"held,omitempty"` // it is, or is about to be, frozen until Destroy or Thaw
-	Warm     bool              `json:"warm,omitempty"` // it waits for somebody who wants one like it
-	BootID   string            `json:"boot_id"`        // of the machine, to tell a crash from a reboot
+	Image    string            `json:"image"` // SHA-256 of its root image
+
+	Isolation soulbox.Isolation `json:"isolation,omitempty"` // whose driver has it; empty: the usual one
+
+	Held   bool   `json:"held,omitempty"` // it is, or is about to be, frozen until Destroy or Thaw
+	Warm   bool   `json:"warm,omitempty"` // it waits for somebody who wants one like it
+	BootID string `json:"boot_id"`        // of the machine, to tell a crash from a reboot
 }
 
 const recordFile = "record.json"
@@ -237,7 +240,7 @@ func (n *Node) discard(id soulbox.SandboxID, group *cgroup.Group, s *sandbox) {
 			}
 		}
 		dir := n.sandboxDir(id)
-		err := n.Driver.Destroy(ctx, id, dir)
+		err := n.end(ctx, id, dir)
 		if err == nil {
 			left := group.Remove() // a later Open removes one without a record
 			if err = os.RemoveAll(dir); err == nil {

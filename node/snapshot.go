@@ -27,12 +27,17 @@ const (
 // returns without an error, and waits for Destroy or Thaw. Without, or when it
 // fails, the sandbox runs on.
 func (n *Node) Snapshot(ctx context.Context, id soulbox.SandboxID, snap *soulbox.Snapshot, hold bool) (_ soulbox.Bytes, err error) {
-	if snap.Memory && !n.Driver.Capabilities().Memory {
-		return 0, soulbox.Errorf(soulbox.Invalid, "a sandbox of isolation %q can be written down without its memory only", n.Driver.Capabilities().Isolation)
-	}
 	s, err := n.find(id)
 	if err != nil {
 		return 0, err
+	}
+	d, err := n.driver(s.record.Isolation)
+	if err != nil {
+		return 0, err
+	}
+	can := d.Capabilities()
+	if snap.Memory && !can.Memory {
+		return 0, soulbox.Errorf(soulbox.Invalid, "a sandbox of isolation %q can be written down without its memory only", can.Isolation)
 	}
 	if err := n.checkDisk(); err != nil {
 		return 0, err
@@ -71,7 +76,7 @@ func (n *Node) Snapshot(ctx context.Context, id soulbox.SandboxID, snap *soulbox
 		}()
 	}
 	draft := snapshot.Draft{
-		ID: snap.ID, Memory: snap.Memory, Image: s.record.Image, Path: filepath.Join(s.dir, imageFile),
+		ID: snap.ID, Format: can.Format, Memory: snap.Memory, Image: s.record.Image, Path: filepath.Join(s.dir, imageFile),
 		Most: s.record.Size.Memory + s.record.Size.Disk + overhead,
 	}
 	if snap.Kind != soulbox.ForPause { // which is what keeps a sandbox from being lost
@@ -181,7 +186,12 @@ func (n *Node) Restore(ctx context.Context, sb *soulbox.Sandbox, snap *soulbox.S
 		return fmt.Errorf("restore sandbox %s: %w", sb.ID, err)
 	}
 	defer held.Close()
+	class, err := n.reader(held.Format)
+	if err != nil {
+		return fmt.Errorf("restore sandbox %s: %w", sb.ID, err)
+	}
 	o := origin{
+		class: class,
 		image: held.TakeImage(),
 		saved: &driver.Saved{Dir: held.Dir, Memory: held.Memory, Check: func() error { return held.Check(ctx) }},
 		files: held.Memory && !snap.Memory,
@@ -192,6 +202,18 @@ func (n *Node) Restore(ctx context.Context, sb *soulbox.Sandbox, snap *soulbox.S
 	tpl := snap.AsTemplate()
 	tpl.Image = held.Image
 	return n.bringUp(ctx, sb, tpl, o)
+}
+
+// reader returns the isolation whose driver can restore what is in format.
+func (n *Node) reader(format string) (soulbox.Isolation, error) {
+	for i, d := range n.drivers() {
+		if can := d.Capabilities(); can.Format == format && i == 0 {
+			return "", nil
+		} else if can.Format == format {
+			return soulbox.Isolation(can.Isolation), nil
+		}
+	}
+	return "", fmt.Errorf("nobody reads %q", format)
 }
 
 // leaveMemory replaces a saved sandbox that has memory by its files: it is
@@ -224,7 +246,7 @@ func (n *Node) saveFiles(ctx context.Context, spec driver.Spec, dir string) erro
 	}
 	defer n.net.Release(lease.Slot)
 	spec.Netns, spec.Addr = lease.Path, lease.Addr.String()
-	inst, err := n.Driver.Start(ctx, spec)
+	inst, err := n.Driver.Start(ctx, spec) // of all formats, only the usual one has memory
 	if err != nil {
 		return err
 	}

@@ -39,6 +39,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -58,9 +59,9 @@ const (
 // A Store is a folder of snapshots. It is safe for concurrent use, by one
 // process.
 type Store struct {
-	log    *slog.Logger
-	dir    string
-	format string
+	log     *slog.Logger
+	dir     string
+	formats []string
 
 	mu    sync.Mutex
 	held  map[soulbox.SnapshotID]int           // +checklocks:mu
@@ -68,8 +69,9 @@ type Store struct {
 }
 
 // Open returns the store in dir, which it creates, and removes what a crash
-// left half-written or half-removed. format is that of the driver.
-func Open(log *slog.Logger, dir, format string) (*Store, error) {
+// left half-written or half-removed. formats are those of the
+// drivers.
+func Open(log *slog.Logger, dir string, formats ...string) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open snapshots: %w", err)
 	}
@@ -84,7 +86,7 @@ func Open(log *slog.Logger, dir, format string) (*Store, error) {
 			}
 		}
 	}
-	s := &Store{log: log, dir: dir, format: format, held: map[soulbox.SnapshotID]int{}}
+	s := &Store{log: log, dir: dir, formats: formats, held: map[soulbox.SnapshotID]int{}}
 	if s.sizes, err = s.List(context.Background()); err != nil {
 		return nil, fmt.Errorf("open snapshots: %w", err)
 	}
@@ -100,6 +102,7 @@ func (s *Store) hidden(id soulbox.SnapshotID) string {
 // A Draft says what is to be written.
 type Draft struct {
 	ID     soulbox.SnapshotID
+	Format string // of what save writes; empty: the first that the store was opened with
 	Memory bool
 	Image  string        // SHA-256 of the root image, in hex
 	Path   string        // of the root image, on the same file system
@@ -139,7 +142,10 @@ func (s *Store) Write(ctx context.Context, d Draft, save func(dir string) error,
 		return 0, err
 	}
 	reach("snapshot/saved")
-	m := manifest{Version: manifestVersion, ID: d.ID, Format: s.format, Memory: d.Memory, Image: d.Image}
+	if d.Format == "" {
+		d.Format = s.formats[0]
+	}
+	m := manifest{Version: manifestVersion, ID: d.ID, Format: d.Format, Memory: d.Memory, Image: d.Image}
 	if m.Files, err = describe(ctx, work, d.Most); err != nil {
 		return 0, err
 	}
@@ -284,6 +290,7 @@ func (s *Store) Verify(ctx context.Context, id soulbox.SnapshotID) error {
 // A Held is a snapshot that stays until it is closed.
 type Held struct {
 	Dir    string // leads to the files for as long as it is held, in this process
+	Format string // of the driver that wrote it
 	Memory bool
 	Image  string // SHA-256 of the root image, in hex
 
@@ -309,8 +316,8 @@ func (s *Store) Hold(id soulbox.SnapshotID) (_ *Held, err error) {
 	if err != nil {
 		return nil, soulbox.Hide(soulbox.Unavailable, err, fmt.Sprintf("snapshot %s is damaged on this machine: its manifest cannot be read", id))
 	}
-	if m.Format != s.format {
-		return nil, soulbox.Errorf(soulbox.Conflict, "snapshot %s was written by %s, and this server runs %s: only the version that wrote it can read it", id, m.Format, s.format)
+	if !slices.Contains(s.formats, m.Format) {
+		return nil, soulbox.Errorf(soulbox.Conflict, "snapshot %s was written by %s, and this server runs %s: only the version that wrote it can read it", id, m.Format, strings.Join(s.formats, " and "))
 	}
 	// A removal renames the folder, and its descriptor goes with it.
 	folder, err := os.Open(s.path(id))
@@ -339,7 +346,7 @@ func (s *Store) Hold(id soulbox.SnapshotID) (_ *Held, err error) {
 	}
 	s.held[id]++
 	dir := fmt.Sprintf("/proc/self/fd/%d", folder.Fd())
-	return &Held{Dir: dir, Memory: m.Memory, Image: m.Image, store: s, manifest: m, folder: folder, image: image}, nil
+	return &Held{Dir: dir, Format: m.Format, Memory: m.Memory, Image: m.Image, store: s, manifest: m, folder: folder, image: image}, nil
 }
 
 // TakeImage returns the root image, which the caller closes.
