@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -43,7 +44,7 @@ func (f *Fleet) Create(ctx context.Context, req soulbox.CreateRequest) (*soulbox
 	if err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
-	if err := validate(team, o.tpl, req); err != nil {
+	if err := errors.Join(validate(team, o.tpl, req), f.admissible(o, req)); err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
 	f.opts.Faults.Reach("create/validated")
@@ -64,6 +65,7 @@ func (f *Fleet) Create(ctx context.Context, req soulbox.CreateRequest) (*soulbox
 		Lifecycle: req.Lifecycle,
 		Size:      o.tpl.Size,
 		Network:   req.Network,
+		Isolation: req.Isolation,
 		Secure:    req.Secure,
 		Env:       maps.Clone(req.Env),
 		Metadata:  maps.Clone(req.Metadata),
@@ -73,7 +75,7 @@ func (f *Fleet) Create(ctx context.Context, req soulbox.CreateRequest) (*soulbox
 		sb.Alias, sb.From = o.snap.Alias, o.snap.ID
 		// The snapshot may be removed before the sandbox is written down.
 		sb.Env = merged(o.snap.Env, req.Env)
-	} else {
+	} else if sb.Isolation == soulbox.GVisor {
 		sb.ID, ready = f.opts.Node.Reserve(o.tpl)
 	}
 	if !ready {
@@ -258,6 +260,30 @@ func validate(team *soulbox.Team, tpl *soulbox.Template, req soulbox.CreateReque
 		}
 	}
 	return plain("metadata", req.Metadata, maxMetadata)
+}
+
+// admissible says why a sandbox of the isolation that is asked for cannot be.
+func (f *Fleet) admissible(o origin, req soulbox.CreateRequest) error {
+	class := req.Isolation
+	switch {
+	case class == soulbox.GVisor:
+		return nil
+	case !slices.Contains(f.opts.Allowed, class):
+		return soulbox.Errorf(soulbox.Forbidden, "sandboxes of isolation %s are not allowed on this server; its operator can allow them with the setting \"isolation\"", class)
+	case o.snap != nil:
+		return soulbox.Errorf(soulbox.Invalid, "a snapshot has the isolation of the sandbox that it was taken of; leave out the isolation, or name a template")
+	case req.Lifecycle.Pause && !req.Lifecycle.FilesOnly:
+		return soulbox.Errorf(soulbox.Invalid, "a sandbox of isolation %s cannot be paused with its memory when its time is up; let the pause keep files only", class)
+	}
+	return nil
+}
+
+// savable refuses to write down what cannot be.
+func savable(sb *soulbox.Sandbox, memory bool) error {
+	if memory && sb.Isolation == soulbox.Runc {
+		return soulbox.Errorf(soulbox.Invalid, "sandbox %s has isolation %s: it shares the machine's kernel, and its memory cannot be written down; only a pause that keeps files only is possible", sb.ID, sb.Isolation)
+	}
+	return nil
 }
 
 // allowed checks a timeout against what a team may ask for.

@@ -182,6 +182,10 @@ type Options struct {
 	Seed   soulbox.TokenSeed // of the access tokens of secure sandboxes
 	Faults *fault.Points     // nil: none
 
+	// Allowed are the classes of isolation that clients may ask for besides
+	// gVisor, which everybody may.
+	Allowed []soulbox.Isolation
+
 	// Retention is how long ended sandboxes and their logs are remembered;
 	// zero is 30 days.
 	Retention time.Duration

@@ -21,7 +21,7 @@ func (f *Fleet) Pause(ctx context.Context, team soulbox.TeamID, id soulbox.Sandb
 	if err != nil {
 		return err
 	}
-	if err := wantRunning(e.sb.Load()); err != nil { // waiting for our turn would not change it for the better
+	if err := errors.Join(wantRunning(e.sb.Load()), savable(e.sb.Load(), memory)); err != nil { // waiting for our turn would not change it for the better
 		return err
 	}
 	return f.carry(ctx, e, func(ctx context.Context, tell func(error)) { f.pause(ctx, e, memory, false, tell) })

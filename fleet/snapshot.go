@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -226,7 +227,7 @@ var saving = saveSteps{"snapshot/recorded", "snapshot/written", "snapshot/finish
 
 // take writes a running sandbox down and lets it run on.
 func (f *Fleet) take(ctx context.Context, e *entry, kind soulbox.SnapshotKind, name string, s saveSteps) (*soulbox.Snapshot, error) {
-	if err := wantRunning(e.sb.Load()); err != nil { // waiting for our turn would not change it for the better
+	if err := errors.Join(wantRunning(e.sb.Load()), savable(e.sb.Load(), true)); err != nil { // waiting for our turn would not change it for the better
 		return nil, err
 	}
 	if err := f.seize(ctx, e); err != nil {
