@@ -19,6 +19,7 @@ import (
 type fleet interface {
 	Get(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID) (*soulbox.Sandbox, error)
 	List(ctx context.Context, filter soulbox.SandboxFilter) (soulbox.SandboxPage, error)
+	Create(ctx context.Context, req soulbox.CreateRequest) (*soulbox.Sandbox, error)
 
 	Checkpoint(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, name string) (*soulbox.Snapshot, error)
 	// Checkpoints returns them oldest first.
@@ -82,6 +83,7 @@ func Routes(f fleet, k keys, t templates, o Options) []api.Route {
 	)
 	return []api.Route{
 		{Verb: get, Path: "/v1/sandboxes", Permission: api.ReadSandboxes, Handle: n.listSandboxes},
+		{Verb: post, Path: "/v1/sandboxes", Permission: api.WriteSandboxes, Handle: n.createSandbox},
 		{Verb: get, Path: "/v1/sandboxes/{sandbox}", Permission: api.ReadSandboxes, Handle: n.sandbox},
 		{Verb: get, Path: "/v1/sandboxes/{sandbox}/checkpoints", Permission: api.ReadSandboxes, Handle: n.listCheckpoints},
 		{Verb: post, Path: "/v1/sandboxes/{sandbox}/checkpoints", Permission: api.WriteSandboxes, Handle: n.checkpoint},

@@ -84,6 +84,13 @@ func (w *world) List(_ context.Context, f soulbox.SandboxFilter) (soulbox.Sandbo
 	return soulbox.SandboxPage{Sandboxes: boxes(), Next: "more", Total: 12}, nil
 }
 
+func (w *world) Create(_ context.Context, req soulbox.CreateRequest) (*soulbox.Sandbox, error) {
+	w.asked = req
+	s := boxes()[0]
+	s.Isolation, s.Token = req.Isolation, "its token"
+	return s, nil
+}
+
 // checkpoints are those of ilive.
 func checkpoints() []*soulbox.Snapshot {
 	return []*soulbox.Snapshot{
@@ -264,6 +271,13 @@ func TestAnswers(t *testing.T) {
 		{"sandboxes", "GET", "/v1/sandboxes", "", 200, soulbox.SandboxFilter{Team: "ours", Limit: 100}},
 		{"sandboxes", "GET", "/v1/sandboxes?ended=false", "", 200, soulbox.SandboxFilter{Team: "ours", Limit: 100}},
 		{"sandboxes", "GET", "/v1/sandboxes?ended=true&limit=5&cursor=c", "", 200, soulbox.SandboxFilter{Team: "ours", Limit: 5, Cursor: "c", States: all}},
+		{"sandbox-created", "POST", "/v1/sandboxes", `{"template":"base","isolation":"runc","timeout":60,"envs":{"A":"1"},"metadata":{"b":"2"},"internet":false,"secure":false,"lifecycle":{"on_timeout":"pause","files_only":true}}`, 201, soulbox.CreateRequest{
+			Team: "ours", Template: soulbox.TemplateRef{Name: "base"}, Timeout: time.Minute, Env: map[string]string{"A": "1"}, Metadata: map[string]string{"b": "2"},
+			Isolation: soulbox.Runc, Lifecycle: soulbox.Lifecycle{Pause: true, FilesOnly: true},
+		}},
+		{"", "POST", "/v1/sandboxes", `{"template":"base","isolation":"gvisor"}`, 201, soulbox.CreateRequest{
+			Team: "ours", Template: soulbox.TemplateRef{Name: "base"}, Timeout: 5 * time.Minute, Network: soulbox.Network{Internet: true}, Secure: true,
+		}},
 		{"sandbox", "GET", "/v1/sandboxes/ilive", "", 200, nil},
 		{"sandbox-paused", "GET", "/v1/sandboxes/icold", "", 200, nil},
 		{"sandbox-ended", "GET", "/v1/sandboxes/idead", "", 200, nil},
@@ -311,6 +325,11 @@ func TestRefused(t *testing.T) {
 		code                  int
 		msg                   string
 	}{
+		{"POST", "/v1/sandboxes", "", "ours", 400, "needs a body"},
+		{"POST", "/v1/sandboxes", `{}`, "ours", 400, "template is needed"},
+		{"POST", "/v1/sandboxes", `{"template":"base","isolation":"docker"}`, "ours", 400, `the isolation is gvisor or runc, not "docker"`},
+		{"POST", "/v1/sandboxes", `{"template":"base","timeout":0}`, "ours", 400, "at least 1 second"},
+		{"POST", "/v1/sandboxes", `{"template":"base","lifecycle":{"on_timeout":"sleep"}}`, "ours", 400, "kill or pause"},
 		{"GET", "/v1/sandboxes/ilive", "", "theirs", 404, "does not exist"},
 		{"GET", "/v1/sandboxes/UPPER", "", "ours", 400, "is not the id of a sandbox"},
 		{"GET", "/v1/sandboxes/%00", "", "ours", 400, "is not the id of a sandbox"},
@@ -353,7 +372,7 @@ func TestRefused(t *testing.T) {
 		{"POST", "/v1/templates/import?name=a", "", "ours", 400, "needs image=NAME or a tar"},
 		{"POST", "/v1/templates/import?name=a&image=debian", "tar", "ours", 400, "not both"},
 		{"POST", "/v1/templates/import?name=a&image=" + strings.Repeat("x", 513), "", "ours", 400, "image must not be longer"},
-		{"POST", "/v1/sandboxes", "", "ours", 405, "POST is not possible here"},
+		{"PUT", "/v1/sandboxes", "", "ours", 405, "PUT is not possible here"},
 		{"GET", "/v1/nothing", "", "ours", 404, "there is no"},
 	} {
 		t.Run(tt.verb+" "+tt.path[:min(len(tt.path), 60)], func(t *testing.T) {

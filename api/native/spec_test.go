@@ -109,7 +109,7 @@ func TestSpecRoutes(t *testing.T) {
 func TestSpecAnswers(t *testing.T) {
 	d := spec(t)
 	for file, name := range map[string]string{
-		"sandboxes": "SandboxList", "sandbox": "Sandbox", "sandbox-ended": "Sandbox", "sandbox-paused": "Sandbox",
+		"sandboxes": "SandboxList", "sandbox": "Sandbox", "sandbox-created": "Sandbox", "sandbox-ended": "Sandbox", "sandbox-paused": "Sandbox",
 		"checkpoint": "Checkpoint", "checkpoints": "CheckpointList", "rolled-back": "Sandbox", "snapshots": "SnapshotList", "templates": "TemplateList",
 		"keys": "KeyList", "key-created": "Key", "version": "Version", "pools": "PoolList",
 	} {

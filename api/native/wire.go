@@ -30,11 +30,14 @@ type sandboxAnswer struct {
 	MemoryMiB int64             `json:"memory_mib"`
 	DiskMiB   int64             `json:"disk_mib"`
 	PIDs      int               `json:"pids"`
+	Isolation string            `json:"isolation"`
 	Internet  bool              `json:"internet"`
 	Secure    bool              `json:"secure"`
 	Lifecycle lifecycle         `json:"lifecycle"`
 	From      string            `json:"from,omitempty"`
 	Metadata  map[string]string `json:"metadata,omitempty"`
+
+	AccessToken string `json:"access_token,omitempty"` // only in the answer to who made it
 }
 
 // lifecycle says what becomes of a sandbox when its time is up, and of traffic
@@ -67,6 +70,7 @@ func sandboxOf(s *soulbox.Sandbox) sandboxAnswer {
 		MemoryMiB: int64(s.Size.Memory / soulbox.MiB),
 		DiskMiB:   int64(s.Size.Disk / soulbox.MiB),
 		PIDs:      s.Size.PIDs,
+		Isolation: s.Isolation.String(),
 		Internet:  s.Network.Internet,
 		Secure:    s.Secure,
 		Lifecycle: lifecycleOf(s.Lifecycle),
