@@ -40,6 +40,10 @@ type Config struct {
 	// SnapshotsMB is the disk that snapshots may take; -1: all there is.
 	SnapshotsMB int `koanf:"snapshots_mb"`
 
+	// Isolation lists the classes that clients may ask for; gvisor always is
+	// one of them.
+	Isolation []string `koanf:"isolation"`
+
 	// Version is what this program calls itself.
 	Version string `koanf:"-"`
 
@@ -122,6 +126,11 @@ func (c Config) check() error {
 			return soulbox.Errorf(soulbox.Invalid, "resolver %q: write an IPv4 address", c.Resolver)
 		}
 	}
+	for _, s := range c.Isolation {
+		if _, err := soulbox.ParseIsolation(s); err != nil || s == "" {
+			return soulbox.Errorf(soulbox.Invalid, "isolation: %q is none of gvisor and runc", s)
+		}
+	}
 	for _, n := range []struct {
 		name             string
 		value, low, high int
@@ -153,6 +162,17 @@ func (c Config) size() soulbox.Size {
 
 // snapshots is what snapshots may take of the disk; 0 is no bound.
 func (c Config) snapshots() soulbox.Bytes { return soulbox.Bytes(max(0, c.SnapshotsMB)) * soulbox.MiB }
+
+// allowed are the classes of isolation that clients may ask for besides gVisor.
+func (c Config) allowed() []soulbox.Isolation {
+	var all []soulbox.Isolation
+	for _, s := range c.Isolation {
+		if class, err := soulbox.ParseIsolation(s); err == nil && class != soulbox.GVisor { // check has seen them
+			all = append(all, class)
+		}
+	}
+	return all
+}
 
 // warm is what sandboxes made ahead may take of the machine's memory.
 func (c Config) warm() soulbox.Bytes { return soulbox.Bytes(max(0, c.WarmMB)) * soulbox.MiB }

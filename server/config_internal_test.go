@@ -29,7 +29,7 @@ func TestConfigDefaults(t *testing.T) {
 		t.Errorf("size (-want +got):\n%s", diff)
 	}
 	// Filling what is full changes nothing.
-	if again, err := got.filled(); err != nil || again != got {
+	if again, err := got.filled(); err != nil || !cmp.Equal(again, got) {
 		t.Errorf("filled again: %+v, %v; want %+v", again, err, got)
 	}
 }
@@ -38,9 +38,9 @@ func TestConfigKeepsWhatIsSet(t *testing.T) {
 	want := Config{
 		Listen: "[::1]:80", Data: "/data", Database: "postgres://box@db/box", Metrics: "off", Domain: "box.example.com", Base: "python:3.12",
 		Cache: "/cache", Network: "10.200.0.0/16", Resolver: "9.9.9.9", MaxSandboxes: 3, MaxHours: 1, MemoryMB: 128, CPUs: 1, DiskMB: 64, WarmMB: -1,
-		Version: "1", Fault: "create/recorded",
+		Isolation: []string{"gvisor", "runc"}, Version: "1", Fault: "create/recorded",
 	}
-	if got, err := want.filled(); err != nil || got != want {
+	if got, err := want.filled(); err != nil || !cmp.Equal(got, want) {
 		t.Errorf("filled: %+v, %v; want %+v", got, err, want)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -38,7 +39,7 @@ func Doctor(ctx context.Context, cfg Config) ([]Check, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []Check{
+	checks := []Check{
 		checkRoot(),
 		checkKernel(),
 		checkUserNamespaces(),
@@ -50,7 +51,28 @@ func Doctor(ctx context.Context, cfg Config) ([]Check, error) {
 		checkFree(cfg.Data),
 		checkListen(ctx, "clients", cfg.Listen, "--listen"),
 		checkListen(ctx, "Prometheus", cfg.Metrics, "--metrics"),
-	}, nil
+	}
+	if len(cfg.allowed()) > 0 {
+		checks = append(checks,
+			checkProgram("mkfs.ext4", "makes the disks of sandboxes of isolation runc", "apt-get install e2fsprogs"),
+			checkFilesystems("/proc/filesystems"))
+	}
+	return checks, nil
+}
+
+// checkFilesystems looks for what sandboxes of isolation runc are mounted with.
+func checkFilesystems(path string) Check {
+	c := Check{Name: "file systems", OK: true, Found: "erofs, ext4 and overlay", Remedy: "load the kernel's modules for them, or leave runc out of the setting isolation"}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return Check{c.Name, false, err.Error(), c.Remedy}
+	}
+	for _, name := range []string{"erofs", "ext4", "overlay"} {
+		if !slices.Contains(strings.Fields(string(b)), name) {
+			c.OK, c.Found = false, "the kernel has no "+name
+		}
+	}
+	return c
 }
 
 func checkRoot() Check {

@@ -33,5 +33,9 @@ func Purge(ctx context.Context, log *slog.Logger, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(node.Purge(ctx, log, cfg.Data, cfg.instance(), driver), os.RemoveAll(cfg.runDir()))
+	others, err := otherDrivers(cfg, nil)
+	if err != nil {
+		return err
+	}
+	return errors.Join(node.Purge(ctx, log, cfg.Data, cfg.instance(), append(others, driver)...), os.RemoveAll(cfg.runDir()))
 }

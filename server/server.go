@@ -130,11 +130,15 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 	if err != nil {
 		return nil, err
 	}
+	others, err := otherDrivers(cfg, faults)
+	if err != nil {
+		return nil, err
+	}
 	// The proxy asks the fleet, the fleet the node, and the node tells the
 	// proxy; nobody asks before all three are there.
 	var door *proxy.Proxy
 	machine, err := node.Open(ctx, node.Options{
-		Log: log, ID: "local", Dir: cfg.Data, Instance: cfg.instance(), Driver: driver, Images: images, Seed: seed,
+		Log: log, ID: "local", Dir: cfg.Data, Instance: cfg.instance(), Driver: driver, Others: others, Images: images, Seed: seed,
 		Prefix: prefixOf(cfg.Network), Resolver: addrOf(cfg.Resolver), Ready: readyNetworks, MinFree: minFree, Faults: faults,
 		WarmMemory: cfg.warm(), WarmFloor: warmFloor, SnapshotBound: cfg.snapshots(),
 		Gone: func(id soulbox.SandboxID) { door.Drop(id) },
@@ -146,7 +150,7 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 
 	// Deciding.
 	usage := meter.New(meter.Options{Log: log, Store: db, Node: machine})
-	sandboxes := fleet.New(fleet.Options{Log: log, Store: db, Node: machine, Meter: usage, Seed: seed, Faults: faults})
+	sandboxes := fleet.New(fleet.Options{Log: log, Store: db, Node: machine, Meter: usage, Seed: seed, Faults: faults, Allowed: cfg.allowed()})
 	door = proxy.New(proxy.Options{Log: log, Metrics: metrics, Sandboxes: sandboxes, Waker: sandboxes, Node: machine})
 	s.undo.Push(func() error { door.Close(); return nil })
 	owner, err := s.teams.EnsureDefault(ctx)

@@ -28,6 +28,9 @@ type Server struct {
 	Binary string
 	Warm   bool // sandboxes are made ahead, as an operator's server does
 
+	// Settings are further lines of the configuration file.
+	Settings string
+
 	cmd *exec.Cmd
 	log *output
 }
@@ -188,13 +191,17 @@ func (s *Server) Start(t testing.TB, env ...string) {
 func (s *Server) TryStart(env ...string) error {
 	s.log = &output{listening: make(chan struct{})}
 	s.cmd = exec.Command(s.Binary, "serve", "--data", s.Data, "--listen", "127.0.0.1:0", "--metrics", "off", "--log", "text") //nolint:noctx // it ends when Kill says so
+	settings := s.Settings
 	if !s.Warm {
 		// A step that a test wants to die at must be one of its own creates.
+		settings += "warm_mb: -1\n"
+	}
+	if settings != "" {
 		config := filepath.Join(s.Data, "test.yaml")
 		if err := os.MkdirAll(s.Data, 0o700); err != nil {
 			return err
 		}
-		if err := os.WriteFile(config, []byte("warm_mb: -1\n"), 0o600); err != nil {
+		if err := os.WriteFile(config, []byte(settings), 0o600); err != nil {
 			return err
 		}
 		s.cmd.Args = append(s.cmd.Args, "--config", config)
