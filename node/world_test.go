@@ -457,6 +457,7 @@ type testDriver struct {
 	seen   *seen
 	format string // of snapshots; empty: the fake's
 	bare   bool   // it cannot save memory
+	class  soulbox.Isolation
 }
 
 func (d *testDriver) failure() failure {
@@ -469,6 +470,9 @@ func (d *testDriver) failure() failure {
 func (d *testDriver) Capabilities() driver.Capabilities {
 	c := d.Driver.Capabilities()
 	c.Memory = c.Memory && !d.bare
+	if d.class != "" {
+		c.Isolation = string(d.class)
+	}
 	if d.format != "" {
 		c.Format = d.format
 	}
