@@ -157,7 +157,12 @@ func mountLayers(req request, at func(string) string) error {
 	if err := mountMoved(data, "ext4", unix.MS_NODEV|unix.MS_NOATIME, "discard,noinit_itable", at(dataDir), usersOf); err != nil {
 		return fmt.Errorf("mount the disk: %w", err)
 	}
-	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", at(lowerDir), at(upperDir), at(workDir))
+	// The sandbox can read these names, and the host's folders are none of its
+	// business.
+	if err := unix.Chdir(req.Mount); err != nil {
+		return err
+	}
+	options := fmt.Sprintf("lowerdir=%s,upperdir=%s,workdir=%s", lowerDir[1:], upperDir[1:], workDir[1:])
 	if err := unix.Mount("overlay", at(rootfsDir), "overlay", unix.MS_NODEV, options); err != nil {
 		return fmt.Errorf("mount the overlay: %w", err)
 	}
@@ -207,7 +212,12 @@ func moveUsers(base uint32) (*os.File, error) {
 		return nil, err
 	}
 	defer in.Close()
-	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(base), Size: users}}
+	ids := []syscall.SysProcIDMap{
+		{ContainerID: 0, HostID: int(base), Size: users},
+		// overlayfs works on the disk as whoever mounted it. Nobody in the
+		// sandbox can be this user, or give anything to it.
+		{ContainerID: users, HostID: 0, Size: 1},
+	}
 	p, err := os.StartProcess("/proc/self/exe", []string{"soulbox-runc", "hold"}, &os.ProcAttr{
 		Files: []*os.File{in},
 		Sys:   &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWUSER, UidMappings: ids, GidMappings: ids},

@@ -160,10 +160,35 @@ func (i *instance) Save(ctx context.Context, dir string, memory bool) (err error
 	defer func() { err = errors.Join(err, to.Close()) }()
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if i.still > 0 {
+		return i.copyDisk(ctx, to)
+	}
+	i.state.Saving = true
+	if err := i.state.save(i.dir); err != nil {
+		return fmt.Errorf("save sandbox: %w", err)
+	}
+	defer func() { err = errors.Join(err, i.saved()) }()
 	if err := i.freezeLocked(ctx); err != nil {
 		return fmt.Errorf("save sandbox: %w", err)
 	}
-	defer func() { err = errors.Join(err, i.thawLocked()) }()
+	return i.copyDisk(ctx, to)
+}
+
+// saved lets a sandbox go on that was only frozen to be saved.
+func (i *instance) saved() error {
+	if i.still > 0 {
+		if err := i.thawLocked(); err != nil {
+			return err
+		}
+	}
+	i.state.Saving = false
+	return i.state.save(i.dir)
+}
+
+func (i *instance) copyDisk(ctx context.Context, to *os.File) error {
+	if err := i.alive(); err != nil {
+		return fmt.Errorf("save sandbox: %w", err)
+	}
 	if err := i.flush(); err != nil {
 		return fmt.Errorf("save sandbox: %w", err)
 	}

@@ -3,7 +3,10 @@ package runc_test
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"log/slog"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -161,6 +164,41 @@ func TestFrozen(t *testing.T) {
 		}
 		<-inst.Done()
 		<-again.Done()
+	}
+}
+
+// Whoever saves a sandbox may die before it can let it go on.
+func TestDiedSaving(t *testing.T) {
+	w := newWorld(t)
+	spec := w.spec(t, "isaving")
+	inst, err := w.open(t).Start(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := inst.Freeze(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(spec.Dir, "runc.json")
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(strings.Replace(string(b), "{", `{"saving":true,`, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	later := w.open(t)
+	again, err := later.Adopt(t.Context(), "isaving", spec.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, _ := files(t, again, http.MethodPost, "/root/note", strings.NewReader("it goes on")); status != http.StatusOK {
+		t.Errorf("writing a file: %d", status)
+	}
+	if b, err := os.ReadFile(path); err != nil || strings.Contains(string(b), "saving") {
+		t.Errorf("its record is %s, %v; it is not being saved any more", b, err)
+	}
+	if err := later.Destroy(t.Context(), "isaving", spec.Dir); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -338,4 +376,88 @@ func agentImage(t *testing.T) (*rootfs.Store, string) {
 		t.Fatal(err)
 	}
 	return images, img.ID
+}
+
+// What a sandbox has written is in what it is saved to, for a sandbox with other
+// users on the host, and it cannot write more than its disk holds.
+func TestFiles(t *testing.T) {
+	w := newWorld(t)
+	d := w.open(t)
+	start := func(id soulbox.SandboxID, saved *driver.Saved) (driver.Spec, driver.Instance) {
+		spec := w.spec(t, id)
+		spec.Saved = saved
+		inst, err := d.Start(t.Context(), spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := d.Destroy(context.WithoutCancel(t.Context()), id, spec.Dir); err != nil {
+				t.Error(err)
+			}
+		})
+		return spec, inst
+	}
+	spec, inst := start("ifiles", nil)
+	if status, _ := files(t, inst, http.MethodPost, "/root/note", strings.NewReader("first")); status != http.StatusOK {
+		t.Fatalf("writing a file: %d", status)
+	}
+	before, err := inst.DiskUsed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, text := files(t, inst, http.MethodPost, "/root/large", io.LimitReader(zeroes{}, int64(2*spec.Size.Disk))); status != http.StatusInsufficientStorage {
+		t.Errorf("writing more than the disk holds: %d %.200s, want 507", status, text)
+	}
+	if used, err := inst.DiskUsed(); err != nil || used < before || used > spec.Size.Disk {
+		t.Errorf("DiskUsed() = %d, %v; want %d to %d", used, err, before, spec.Size.Disk)
+	}
+	saved := &driver.Saved{Dir: t.TempDir(), Check: func() error { return nil }}
+	if err := inst.Save(t.Context(), saved.Dir, false); err != nil {
+		t.Fatal(err)
+	}
+	if status, _ := files(t, inst, http.MethodPost, "/root/note", strings.NewReader("second")); status != http.StatusOK {
+		t.Errorf("writing a file after the disk was full: %d", status)
+	}
+	other, copied := start("icopy", saved)
+	if other.Addr == spec.Addr {
+		t.Errorf("both are at %s", spec.Addr)
+	}
+	for inst, want := range map[driver.Instance]string{inst: "second", copied: "first"} {
+		if status, text := files(t, inst, http.MethodGet, "/root/note", nil); status != http.StatusOK || text != want {
+			t.Errorf("the file holds %q (%d), want %q", text, status, want)
+		}
+	}
+	if status, text := files(t, copied, http.MethodPost, "/root/note", strings.NewReader("third")); status != http.StatusOK {
+		t.Errorf("writing a file of the copy: %d %s", status, text)
+	}
+}
+
+// files has the agent read or write a file, and returns what it answers.
+func files(t *testing.T, inst driver.Instance, verb, path string, content io.Reader) (int, string) {
+	t.Helper()
+	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return inst.Dial(ctx, guest.Port) }}
+	defer tr.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(t.Context(), verb, "http://agent/files?username=root&path="+path, content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/octet-stream")
+	res, err := tr.RoundTrip(req)
+	if err != nil {
+		t.Errorf("%s %s: %v", verb, path, err)
+		return 0, ""
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	if err != nil {
+		t.Error(err)
+	}
+	return res.StatusCode, string(b)
+}
+
+type zeroes struct{}
+
+func (zeroes) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }

@@ -30,6 +30,7 @@ type state struct {
 	PID     int    `json:"pid"`     // of soulbox-runc; 0: it was never told what to do
 	Started uint64 `json:"started"` // the kernel's start time of PID, against reuse
 	Addr    string `json:"addr"`
+	Saving  bool   `json:"saving,omitempty"` // it is, or is about to be, frozen for as long as it is saved
 }
 
 // create writes the first record of a sandbox, or returns os.ErrExist.
@@ -79,6 +80,14 @@ func (d *Driver) Adopt(_ context.Context, id soulbox.SandboxID, dir string) (dri
 	}
 	if err != nil {
 		return nil, fmt.Errorf("watch sandbox %s: %w", id, err)
+	}
+	if st.Saving { // whoever saved it cannot let it go on any more
+		inst.mu.Lock()
+		defer inst.mu.Unlock()
+		inst.still = 1
+		if err := inst.saved(); err != nil {
+			return nil, fmt.Errorf("adopt sandbox %s: %w", id, err)
+		}
 	}
 	return inst, nil
 }
