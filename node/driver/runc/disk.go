@@ -16,29 +16,26 @@ import (
 	"github.com/soulbox/soulbox"
 )
 
-// makeUpper makes the disk of a sandbox: a copy of from, or an empty one.
+// makeUpper makes the disk of a sandbox: of the packed one at from, or an empty
+// one.
 func (d *Driver) makeUpper(ctx context.Context, path string, size soulbox.Bytes, from string) (_ *os.File, err error) {
 	size -= size % blockSize
-	if from == "" {
-		if from, err = d.emptyDisk(ctx, size); err != nil {
-			return nil, err
-		}
+	fill, packed := copySparse, from != ""
+	if packed {
+		fill = func(ctx context.Context, dst, src *os.File) error { return unpack(ctx, dst, src, int64(size)) }
+	} else if from, err = d.emptyDisk(ctx, size); err != nil {
+		return nil, err
 	}
 	src, err := os.Open(from)
 	if err != nil {
 		return nil, err
 	}
 	defer src.Close()
-	if fi, err := src.Stat(); err != nil {
-		return nil, err
-	} else if fi.Size() != int64(size) {
-		return nil, fmt.Errorf("the saved disk has %d bytes, and the sandbox's is to have %d", fi.Size(), size)
-	}
 	dst, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := copySparse(ctx, dst, src); err != nil {
+	if err := fill(ctx, dst, src); err != nil {
 		dst.Close()
 		return nil, err
 	}
@@ -110,7 +107,19 @@ func copySparse(ctx context.Context, dst, src *os.File) error {
 	if err := dst.Truncate(size); err != nil {
 		return err
 	}
-	const chunk = 16 << 20 // after which ctx is asked
+	return eachPiece(ctx, src, size, func(offset, length int64) error {
+		if _, err := dst.Seek(offset, io.SeekStart); err != nil {
+			return err
+		}
+		_, err := io.CopyN(dst, src, length)
+		return err
+	})
+}
+
+// eachPiece calls do for each piece of a file that is not a hole, with the file
+// positioned at it.
+func eachPiece(ctx context.Context, src *os.File, size int64, do func(offset, length int64) error) error {
+	const most = 16 << 20 // after which ctx is asked
 	for at := int64(0); at < size; {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
@@ -126,13 +135,11 @@ func copySparse(ctx context.Context, dst, src *os.File) error {
 		if err != nil {
 			return os.NewSyscallError("lseek", err)
 		}
-		end = min(end, begin+chunk)
-		for _, f := range []*os.File{src, dst} {
-			if _, err := f.Seek(begin, io.SeekStart); err != nil {
-				return err
-			}
+		end = min(end, begin+most)
+		if _, err := src.Seek(begin, io.SeekStart); err != nil {
+			return err
 		}
-		if _, err := io.CopyN(dst, src, end-begin); err != nil {
+		if err := do(begin, end-begin); err != nil {
 			return err
 		}
 		at = end

@@ -42,7 +42,7 @@ func (f freezer) add(id soulbox.SandboxID, pid int) error {
 	if f.unified {
 		return nil
 	}
-	if err := os.Mkdir(f.own(id), 0o755); errors.Is(err, os.ErrNotExist) {
+	if err := os.Mkdir(f.own(id), 0o755); errors.Is(err, os.ErrNotExist) { //nolint:gosec // as all cgroups are
 		return fmt.Errorf("the freezer hierarchy of cgroup v1 is not mounted: %w", err)
 	} else if err != nil && !errors.Is(err, os.ErrExist) {
 		return err

@@ -153,7 +153,7 @@ func (i *instance) Save(ctx context.Context, dir string, memory bool) (err error
 	if memory {
 		return soulbox.Errorf(soulbox.Invalid, "a sandbox of isolation \"runc\" cannot be saved with its memory, only its files can")
 	}
-	to, err := os.OpenFile(filepath.Join(dir, upperFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	to, err := os.OpenFile(filepath.Join(dir, savedFile), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("save sandbox: %w", err)
 	}
@@ -197,7 +197,7 @@ func (i *instance) copyDisk(ctx context.Context, to *os.File) error {
 		return fmt.Errorf("save sandbox: %w", err)
 	}
 	defer from.Close()
-	if err := copySparse(ctx, to, from); err != nil {
+	if err := pack(ctx, to, from); err != nil {
 		return fmt.Errorf("save sandbox: %w", err)
 	}
 	return nil

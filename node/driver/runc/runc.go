@@ -21,8 +21,9 @@
 //
 // What a sandbox writes goes to an ext4 file system in a file of its folder.
 // Its size is the quota, of which the file system takes some per cent for
-// itself; the file holds only what is used. To save a sandbox is to copy that
-// file while all programs stand still. Their memory cannot be saved.
+// itself; the file holds only what is used. To save a sandbox is to pack that
+// into another file while all programs stand still. Their memory cannot be
+// saved.
 //
 // # Users
 //

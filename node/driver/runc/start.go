@@ -144,7 +144,7 @@ func (d *Driver) prepare(ctx context.Context, spec driver.Spec) (*os.File, error
 		if err := spec.Saved.Check(); err != nil {
 			return nil, err
 		}
-		from = filepath.Join(spec.Saved.Dir, upperFile)
+		from = filepath.Join(spec.Saved.Dir, savedFile)
 	}
 	return d.makeUpper(ctx, filepath.Join(spec.Dir, upperFile), spec.Size.Disk, from)
 }

@@ -21,7 +21,8 @@ import (
 const (
 	stateFile = "runc.json"
 	upperFile = "upper.ext4"
-	mountDir  = "mnt" // empty here; the sandbox's process mounts on it
+	savedFile = "upper.packed" // where it was saved
+	mountDir  = "mnt"          // empty here; the sandbox's process mounts on it
 )
 
 // state is how a sandbox is found again by a process that did not start it. It
