@@ -86,6 +86,8 @@ func TestConfigRefuses(t *testing.T) {
 		{"memory: too little", func(c *Config) { c.MemoryMB = 127 }, "memory_mb is 127; it can be 128 to 1048576"},
 		{"memory: bytes", func(c *Config) { c.MemoryMB = 1 << 30 }, "it can be 128 to 1048576"},
 		{"CPUs: negative", func(c *Config) { c.CPUs = -2 }, "cpus is -2; it can be 1 to 1024"},
+		{"isolation: unknown", func(c *Config) { c.Isolation = []string{"gvisor", "docker"} }, `isolation: "docker" is none of gvisor and runc`},
+		{"isolation: empty", func(c *Config) { c.Isolation = []string{""} }, "is none of gvisor and runc"},
 		{"disk: too little", func(c *Config) { c.DiskMB = 63 }, "disk_mb is 63; it can be 64 to 1073741824"},
 	}
 	for _, tt := range tests {

@@ -216,3 +216,14 @@ func TestDoctorRefuses(t *testing.T) {
 		t.Errorf("Doctor: %v, want Invalid", err)
 	}
 }
+
+// What sandboxes of isolation runc need is looked at where they are allowed.
+func TestDoctorOnIsolation(t *testing.T) {
+	cfg := free(t)
+	without := examine(t, cfg)
+	cfg.Isolation = []string{"gvisor", "runc"}
+	with := examine(t, cfg)
+	if len(with) != len(without)+2 || !check(t, with, "mkfs.ext4").OK || !check(t, with, "file systems").OK {
+		t.Errorf("with runc %+v, without %+v; want two checks more, and this machine has both", with, without)
+	}
+}

@@ -19,13 +19,7 @@ import (
 func createNative(t *testing.T, s *servertest.Server, body string) (int, string) {
 	t.Helper()
 	url, key := s.Credentials(t)
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/v1/sandboxes", strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("X-API-KEY", key)
-	req.Header.Set("Content-Type", "application/json")
-	res, err := http.DefaultClient.Do(req)
+	res, err := postNative(t, url, key, body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,6 +32,17 @@ func createNative(t *testing.T, s *servertest.Server, body string) (int, string)
 		t.Errorf("%s made one of isolation %q", body, answer.Isolation)
 	}
 	return res.StatusCode, answer.ID + answer.Message
+}
+
+func postNative(t *testing.T, url, key, body string) (*http.Response, error) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/v1/sandboxes", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("X-API-KEY", key)
+	req.Header.Set("Content-Type", "application/json")
+	return http.DefaultClient.Do(req)
 }
 
 // A sandbox of isolation runc is there for those whom the operator lets, lives
@@ -132,6 +137,54 @@ func TestRunc(t *testing.T) {
 	}
 	s.Stop(t)
 	s.WantNothingLeft(t)
+}
+
+// TestRuncKilledAtEachStep kills the server in the middle of making such a
+// sandbox. Nothing is left of it, and another one lives on.
+func TestRuncKilledAtEachStep(t *testing.T) {
+	s := servertest.New(t)
+	s.Settings = "isolation: [runc]\n"
+	for _, step := range []string{"runc/named", "runc/recorded", "runc/forked", "runc/saved", "runc/running", "node/started"} {
+		t.Run(step, func(t *testing.T) {
+			const wanted = `{"template":"base","isolation":"runc","timeout":3600}`
+			s.Start(t)
+			status, bystander := createNative(t, s, wanted)
+			if status != http.StatusCreated {
+				t.Fatalf("%d %s", status, bystander)
+			}
+			run(t, reach(t, connect(t, s), bystander), "echo still here > note")
+			s.Stop(t)
+
+			s.Start(t, "SOULBOX_FAULT="+step)
+			url, key := s.Credentials(t)
+			if res, err := postNative(t, url, key, wanted); err == nil {
+				res.Body.Close()
+				t.Error("the client was answered by a dead server")
+			}
+			if err := s.WaitEnd(); err == nil || !strings.Contains(err.Error(), "killed") {
+				t.Fatalf("the server ended with %v, want killed at the step", err)
+			}
+
+			s.Start(t)
+			c := connect(t, s)
+			for info, err := range c.Sandboxes.List(t.Context(), client.ListOptions{}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if info.ID != bystander {
+					t.Errorf("%s lives, which nobody knows of", info.ID)
+				}
+			}
+			if got := run(t, reach(t, c, bystander), "cat note"); got != "still here\n" {
+				t.Errorf("the file of the other holds %q", got)
+			}
+			if err := c.Sandboxes.Kill(t.Context(), bystander); err != nil {
+				t.Error(err)
+			}
+			s.Stop(t)
+			s.WantNothingLeft(t)
+		})
+	}
 }
 
 func second[T any](_ T, err error) error { return err }

@@ -14,7 +14,8 @@ import (
 )
 
 // Leftovers lists what sandboxes of this server have on the machine:
-// processes, network namespaces, devices, cgroups, sockets, mounts and folders.
+// processes, network namespaces, devices, cgroups, sockets, mounts, loop devices
+// and folders.
 // A server without sandboxes has none, apart from the networks that it keeps
 // ready while it runs.
 func (s *Server) Leftovers(t testing.TB) []string {
@@ -52,6 +53,15 @@ func (s *Server) Leftovers(t testing.TB) []string {
 	for _, l := range links {
 		if strings.HasPrefix(l.Attrs().Name, "sb"+instance+"-") {
 			add("device", l.Attrs().Name)
+		}
+	}
+	shown, err := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range shown {
+		if b, err := os.ReadFile(path); err == nil && bytes.Contains(b, []byte(s.Data)) {
+			add("loop device of", strings.TrimSpace(string(b)))
 		}
 	}
 	mounts, err := os.ReadFile("/proc/self/mounts")
