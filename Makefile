@@ -48,6 +48,7 @@ check: setup build lint vuln ## what CI asks of the source: format, lint, house 
 
 lint: ## static checks; `make fmt` mends the format
 	$(lint) run ./...
+	cd cmd/soulbox-runc && $(GO) tool -modfile=../../tools/lint/go.mod golangci-lint run --build-tags seccomp ./...
 
 fmt: ## rewrite files in the house format
 	$(lint) fmt
