@@ -68,7 +68,7 @@ soak: setup build ## half an hour of mixed load: make soak minutes=30
 e2e: setup build ## the published SDKs against a real server; writes docs/conformance.md
 	e2e/run
 
-cross: ## everything compiles for arm64 too
+cross: ## everything but soulbox-runc, which needs a C compiler for it, compiles for arm64 too
 	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/soulbox ./cmd/soulbox-agent ./cmd/soulbox-sentry
 
 clean: ## remove what build made
