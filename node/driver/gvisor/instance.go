@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/internal/pidfd"
 	"github.com/soulbox/soulbox/node/driver"
 )
 
@@ -27,21 +28,21 @@ type instance struct {
 
 // watch returns the instance of the sentry that st tells of, or unix.ESRCH.
 func watch(st state, dir string) (*instance, error) {
-	p, err := openProcess(st.PID, st.Started)
+	p, err := pidfd.Open(st.PID, st.Started)
 	if err != nil {
 		return nil, err
 	}
-	st.Started = p.started
+	st.Started = p.Started
 	inst := &instance{state: st, dir: dir, done: make(chan struct{})}
 	go func() {
 		defer close(inst.done)
 		defer p.Close()
 		// Without a deadline, waiting can only fail by the descriptor being
 		// broken; then nobody can tell how the sentry ends.
-		if err := p.wait(context.Background()); err != nil {
+		if err := p.Wait(context.Background()); err != nil {
 			return
 		}
-		if status, ok := p.reap(); ok && status.Signaled() {
+		if status, ok := p.Reap(); ok && status.Signaled() {
 			inst.exit = driver.Exit{Signal: status.Signal().String()}
 		} else if ok {
 			inst.exit = driver.Exit{Code: status.ExitStatus()}

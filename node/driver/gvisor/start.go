@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"gvisor.dev/gvisor/runsc/boot"
 	"gvisor.dev/gvisor/runsc/sandbox"
@@ -148,7 +149,7 @@ func join(g driver.Cgroup, pids ...int) error {
 // and has closed it. A sandbox saved with the pipe in it could not be restored.
 func awaitReady(ctx context.Context, ready *os.File, inst *instance) error {
 	// A read that is under way ends when the deadline is moved into the past.
-	stop := context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(past) })
+	stop := context.AfterFunc(ctx, func() { _ = ready.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	const want = "ready\n"
 	line, err := io.ReadAll(io.LimitReader(ready, int64(len(want)+1)))

@@ -17,6 +17,7 @@ import (
 
 	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/internal/fault"
+	"github.com/soulbox/soulbox/internal/pidfd"
 	"github.com/soulbox/soulbox/node/driver"
 )
 
@@ -138,7 +139,7 @@ func (d *Driver) Destroy(ctx context.Context, id soulbox.SandboxID, dir string) 
 // returns once it is gone. The kernel ends the stubs with it, because the
 // sentry is the first process of their PID namespace.
 func kill(ctx context.Context, pid int, started uint64) error {
-	p, err := openProcess(pid, started)
+	p, err := pidfd.Open(pid, started)
 	if errors.Is(err, unix.ESRCH) {
 		return nil
 	}
@@ -146,10 +147,10 @@ func kill(ctx context.Context, pid int, started uint64) error {
 		return err
 	}
 	defer p.Close()
-	if err := p.kill(); err != nil && !errors.Is(err, unix.ESRCH) {
+	if err := p.Kill(); err != nil && !errors.Is(err, unix.ESRCH) {
 		return err
 	}
-	return p.wait(ctx)
+	return p.Wait(ctx)
 }
 
 // findSentries returns the processes whose command line says that they are

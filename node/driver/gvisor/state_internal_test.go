@@ -1,121 +1,42 @@
 package gvisor
 
 import (
-	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/internal/pidfd"
 )
 
-const ended = " 1 2 2 0 -1 4194560 155 0 0 0 0 0 0 0 20 0 1 0 " // between the state and the start time
-
-func TestParseStat(t *testing.T) {
-	tests := []struct {
-		name, text string
-		want       uint64
-		err        error // nil with want 0: any
-	}{
-		{"plain", "7 (sh) S" + ended + "4242 2519040 200\n", 4242, nil},
-		{"spaces", "7 (a b c) R" + ended + "4242 0\n", 4242, nil},
-		{"parentheses", "7 () S 1 2) Z 3 (x)) S" + ended + "4242 0\n", 4242, nil},
-		{"line_ends", "7 (a\n) S" + ended + "4242\n", 4242, nil},
-		{"largest", "7 (sh) S" + ended + "18446744073709551615\n", 1<<64 - 1, nil},
-		{"zombie", "7 (sh) Z" + ended + "4242 0\n", 0, unix.ESRCH},
-		{"dead", "7 (sh) X" + ended + "4242 0\n", 0, unix.ESRCH},
-		{"name_of_a_zombie", "7 (x) Z" + ended + "1) S" + ended + "4242 0\n", 4242, nil},
-		{"empty", "", 0, nil},
-		{"short", "7 (sh) S 1 2\n", 0, nil},
-		{"short_zombie", "7 (sh) Z\n", 0, nil},
-		{"one_too_few", "7 (sh) S" + ended + "\n", 0, nil},
-		{"no_number", "7 (sh) S" + ended + "x 0\n", 0, nil},
-		{"negative", "7 (sh) S" + ended + "-1 0\n", 0, nil},
-		{"too_large", "7 (sh) S" + ended + "18446744073709551616\n", 0, nil},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			got, err := parseStat(tt.text)
-			switch {
-			case tt.want != 0 && (got != tt.want || err != nil):
-				t.Errorf("parseStat(%q) = %d, %v; want %d", tt.text, got, err, tt.want)
-			case tt.want == 0 && (err == nil || errors.Is(err, unix.ESRCH) != (tt.err != nil)):
-				t.Errorf("parseStat(%q) = %d, %v; want %v", tt.text, got, err, tt.err)
-			}
-		})
-	}
-}
-
-// FuzzParseStat: no name of a process changes what is read behind it.
-func FuzzParseStat(f *testing.F) {
-	f.Add("sh", uint64(4242))
-	f.Add(") Z 1 (", uint64(0))
-	f.Add("", uint64(1<<64-1))
-	f.Fuzz(func(t *testing.T, name string, started uint64) {
-		text := fmt.Sprintf("7 (%s) S%s%d 2519040 200\n", name, ended, started)
-		if got, err := parseStat(text); got != started || err != nil {
-			t.Errorf("parseStat(%q) = %d, %v; want %d", text, got, err, started)
-		}
-		_, _ = parseStat(name) // does not panic
-	})
-}
-
-// A process is told from another that gets its number later.
-func TestOpenProcess(t *testing.T) {
+// A process that has the number of one that ended is left alone.
+func TestKill(t *testing.T) {
 	cmd := exec.CommandContext(t.Context(), "sleep", "100")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer cmd.Wait()
 	pid := cmd.Process.Pid
-	started, err := startTime(pid)
-	if err != nil || started == 0 {
-		t.Fatalf("startTime(%d) = %d, %v", pid, started, err)
-	}
-	for given, want := range map[uint64]error{0: nil, started: nil, started + 1: unix.ESRCH, started - 1: unix.ESRCH} {
-		p, err := openProcess(pid, given)
-		if !errors.Is(err, want) {
-			t.Errorf("openProcess(%d, %d): %v, want %v", pid, given, err, want)
-		}
-		if err == nil {
-			if p.started != started {
-				t.Errorf("it began at %d, want %d", p.started, started)
-			}
-			p.Close()
-		}
-	}
-	if err := kill(t.Context(), pid, started+1); err != nil {
-		t.Errorf("kill of another that had the number: %v", err)
-	}
-	if _, err := startTime(pid); err != nil {
-		t.Errorf("the wrong process was killed: %v", err)
-	}
-	p, err := openProcess(pid, started)
+	p, err := pidfd.Open(pid, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer p.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-	defer cancel()
-	if err := p.wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("wait for a process that lives: %v", err)
+	if err := kill(t.Context(), pid, p.Started+1); err != nil {
+		t.Errorf("kill of another that had the number: %v", err)
 	}
-	if err := kill(t.Context(), pid, started); err != nil {
-		t.Errorf("kill: %v", err)
+	if again, err := pidfd.Open(pid, p.Started); err != nil {
+		t.Errorf("the wrong process was killed: %v", err)
+	} else {
+		again.Close()
 	}
-	// It has ended and nobody has collected it: it does not count as there.
-	if _, err := openProcess(pid, started); !errors.Is(err, unix.ESRCH) {
-		t.Errorf("openProcess of one that has ended: %v, want ESRCH", err)
-	}
-	if err := kill(t.Context(), pid, started); err != nil {
-		t.Errorf("kill again: %v", err)
+	for range 2 {
+		if err := kill(t.Context(), pid, p.Started); err != nil {
+			t.Errorf("kill: %v", err)
+		}
 	}
 }
 
