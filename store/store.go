@@ -19,6 +19,12 @@
 // that it is not ready. Lists and names do not show it until it is; whoever
 // cleans up after a crash sees all of them.
 //
+// # Sessions
+//
+// Which sandboxes are in a session is a table of its own: a row has the time
+// from joining to leaving, and an index sees to it that a sandbox is in one
+// session at a time.
+//
 // # Errors
 //
 // What does not exist is [soulbox.NotFound], what exists already or has moved
@@ -43,8 +49,8 @@ import (
 //go:embed migration/*.sql
 var migrations embed.FS
 
-// A Store remembers teams, keys, templates, sandboxes, snapshots and usage. All
-// methods are safe for concurrent use.
+// A Store remembers teams, keys, templates, sandboxes, snapshots, sessions and
+// usage. All methods are safe for concurrent use.
 type Store struct {
 	b Backend
 	w *writer
