@@ -186,6 +186,11 @@ type Options struct {
 	// gVisor, which everybody may.
 	Allowed []soulbox.Isolation
 
+	// Changed is told when a sandbox that has run is in another state, after
+	// the record says so, and of one sandbox in the order in which it happens.
+	// It must not wait for anything nor call the fleet; nil: nobody asks.
+	Changed func(sb *soulbox.Sandbox)
+
 	// Retention is how long ended sandboxes and their logs are remembered;
 	// zero is 30 days.
 	Retention time.Duration
@@ -475,6 +480,9 @@ func (f *Fleet) over(ctx context.Context, e *entry) bool {
 func (f *Fleet) show(e *entry, sb *soulbox.Sandbox) {
 	if e.sb.Swap(sb).State.Active() && !sb.State.Active() {
 		f.release(sb.Team)
+	}
+	if f.opts.Changed != nil {
+		f.opts.Changed(sb)
 	}
 }
 
