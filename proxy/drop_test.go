@@ -264,3 +264,44 @@ func TestCloseRefusesWhatComesLater(t *testing.T) {
 		t.Errorf("status %d after Close, want an error", res.StatusCode)
 	}
 }
+
+// TestTraffic asks who calls a sandbox, while somebody does and after that.
+func TestTraffic(t *testing.T) {
+	w := newWorld(t)
+
+	inside, leave := make(chan struct{}), make(chan struct{})
+	w.serve(boxA, 8000, func(http.ResponseWriter, *http.Request) {
+		close(inside)
+		<-leave
+	})
+	if open, last := w.proxy.Traffic(boxA); open != 0 || !last.IsZero() {
+		t.Errorf("before any request: %d open, the last one at %v", open, last)
+	}
+	done := make(chan struct{})
+	before := time.Now()
+	go func() {
+		defer close(done)
+		w.get(boxA, 8000, "/")
+	}()
+	<-inside
+	if open, last := w.proxy.Traffic(boxA); open != 1 || last.Before(before) {
+		t.Errorf("during a request: %d open, the last one at %v", open, last)
+	}
+	answered := time.Now()
+	close(leave)
+	<-done
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		open, last := w.proxy.Traffic(boxA)
+		if open == 0 && !last.Before(answered) {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after a request: %d open, the last one at %v", open, last)
+		}
+	}
+	w.end(boxA)
+	w.proxy.Drop(boxA)
+	if open, last := w.proxy.Traffic(boxA); open != 0 || !last.IsZero() {
+		t.Errorf("after the end: %d open, the last one at %v", open, last)
+	}
+}

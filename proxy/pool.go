@@ -67,6 +67,8 @@ type pool struct {
 	boxes map[soulbox.SandboxID]*box // those to which something is open
 	// +checklocks:mu
 	asleep map[soulbox.SandboxID]*box // those for which something waits
+	// +checklocks:mu
+	last map[soulbox.SandboxID]time.Time // when a request began or ended; of sandboxes that were not dropped since
 }
 
 // A box is what is open to one sandbox. Its fields are guarded by pool.mu.
@@ -81,7 +83,7 @@ type box struct {
 func newPool(node dialer, running func(soulbox.SandboxID) bool, b *buffers, m *meter, streams int) *pool {
 	p := &pool{
 		node: node, running: running, buffers: b, meter: m, streams: streams,
-		boxes: make(map[soulbox.SandboxID]*box), asleep: make(map[soulbox.SandboxID]*box),
+		boxes: make(map[soulbox.SandboxID]*box), asleep: make(map[soulbox.SandboxID]*box), last: make(map[soulbox.SandboxID]time.Time),
 	}
 	p.agents = p.transport(idleAgents, agentIdle)
 	p.users = p.transport(idleUsers, userIdle)
@@ -156,6 +158,7 @@ func (p *pool) tie(home map[soulbox.SandboxID]*box, id soulbox.SandboxID, stream
 		}
 		b.streams++
 		p.meter.streams.Inc()
+		p.last[id] = time.Now()
 	}
 	p.open.Add(1)
 	b.ties[t] = true
@@ -179,6 +182,9 @@ func (t *tie) release() {
 	if t.stream {
 		t.box.streams--
 		p.meter.streams.Dec()
+		if !t.box.dropped {
+			p.last[t.box.id] = time.Now()
+		}
 	}
 	if len(t.box.ties) == 0 && t.box.home[t.box.id] == t.box {
 		delete(t.box.home, t.box.id)
@@ -217,10 +223,22 @@ func (p *pool) drop(id soulbox.SandboxID) {
 	p.mu.Lock()
 	b := p.boxes[id]
 	ties := p.detachLocked(b)
+	delete(p.last, id)
 	p.mu.Unlock()
 	for _, t := range ties {
 		t.sever()
 	}
+}
+
+// traffic tells what passes to sandbox id: how many requests are being carried,
+// and when the last one began or ended.
+func (p *pool) traffic(id soulbox.SandboxID) (open int, last time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if b := p.boxes[id]; b != nil {
+		open = b.streams
+	}
+	return open, p.last[id]
 }
 
 // detachLocked takes b out of the pool; what asks for its id from now on gets

@@ -137,6 +137,11 @@ func (p *Proxy) Handler(next http.Handler) http.Handler {
 // unknown id succeeds.
 func (p *Proxy) Drop(id soulbox.SandboxID) { p.pool.drop(id) }
 
+// Traffic tells how many requests for sandbox id are under way, and when the
+// last one began or ended; zero is not since it was dropped last. It does no
+// I/O.
+func (p *Proxy) Traffic(id soulbox.SandboxID) (open int, last time.Time) { return p.pool.traffic(id) }
+
 // Close drops every sandbox and waits until all connections and requests have
 // ended, upgraded ones included, which no server waits for. What comes
 // afterwards is refused. Close may be called again.
