@@ -45,6 +45,7 @@ var doors = []struct {
 	{"fleet", []string{".", "internal/"}},
 	{"team", []string{".", "internal/"}},
 	{"ledger/", []string{".", "internal/", "ledger/"}},
+	{"session/", []string{".", "internal/", "session/"}},
 
 	// Asking.
 	{"proxy", []string{".", "internal/"}},
