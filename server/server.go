@@ -32,6 +32,7 @@ import (
 	"github.com/soulbox/soulbox/node/driver/gvisor"
 	"github.com/soulbox/soulbox/node/rootfs"
 	"github.com/soulbox/soulbox/proxy"
+	"github.com/soulbox/soulbox/session"
 	"github.com/soulbox/soulbox/store"
 	"github.com/soulbox/soulbox/store/postgres"
 	"github.com/soulbox/soulbox/store/sqlite"
@@ -150,9 +151,16 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 
 	// Deciding.
 	usage := meter.New(meter.Options{Log: log, Store: db, Node: machine})
-	sandboxes := fleet.New(fleet.Options{Log: log, Store: db, Node: machine, Meter: usage, Seed: seed, Faults: faults, Allowed: cfg.allowed()})
+	var sessions *session.Registry // hears of the fleet, which starts later
+	sandboxes := fleet.New(fleet.Options{
+		Log: log, Store: db, Node: machine, Meter: usage, Seed: seed, Faults: faults, Allowed: cfg.allowed(),
+		Changed: func(sb *soulbox.Sandbox) { sessions.Changed(sb) },
+	})
 	door = proxy.New(proxy.Options{Log: log, Metrics: metrics, Sandboxes: sandboxes, Waker: sandboxes, Node: machine})
 	s.undo.Push(func() error { door.Close(); return nil })
+	sessions = session.New(session.Options{
+		Log: log, Dir: filepath.Join(cfg.Data, "sessions"), Store: db, Fleet: sandboxes, Guests: machine, Meter: usage, Traffic: door,
+	})
 	owner, err := s.teams.EnsureDefault(ctx)
 	if err != nil {
 		return nil, err
@@ -174,17 +182,24 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 		return nil, err
 	}
 	s.undo.Push(usage.Close)
+	if err := sessions.Start(ctx); err != nil {
+		return nil, err
+	}
+	s.undo.Push(sessions.Close)
 
 	// Asking.
 	routes := append(
 		e2b.Routes(sandboxes, s.teams, templates, e2b.Options{Domain: cfg.Domain}),
 		native.Routes(sandboxes, s.teams, templates, native.Options{Version: cfg.Version, Pools: machine})...,
 	)
+	routes = append(routes, native.SessionRoutes(sessions)...)
 	control, err := api.New(log, s.teams, routes, api.Options{Metrics: metrics})
 	if err != nil {
 		return nil, err
 	}
-	s.serve(api.NewServer(door.Handler(control), log), s.lis)
+	front := api.NewServer(door.Handler(control), log)
+	front.RegisterOnShutdown(sessions.Disconnect) // their streams end only when they are told to
+	s.serve(front, s.lis)
 	if cfg.Metrics != "off" {
 		lis, err := listen.Listen(ctx, "tcp", cfg.Metrics)
 		if err != nil {
