@@ -61,7 +61,7 @@ func (n *sessionRoom) events(w http.ResponseWriter, r *http.Request, who soulbox
 			return err
 		}
 		if err := out.comment("open"); err != nil {
-			return nil // the client has gone
+			return nil //nolint:nilerr // the client has gone
 		}
 		idle = func() error { return out.comment("") }
 	}
@@ -70,7 +70,7 @@ func (n *sessionRoom) events(w http.ResponseWriter, r *http.Request, who soulbox
 		err = out.comment("nothing new")
 	}
 	if out.begun && (out.broken != nil || soulbox.KindOf(err) == soulbox.Unavailable) {
-		return nil // it has gone, or comes back to the next server
+		return nil //nolint:nilerr // it has gone, or comes back to the next server
 	}
 	return err
 }

@@ -168,17 +168,17 @@ type portState struct {
 
 // deltaAnswer is what differs from the state whose token was given back.
 type deltaAnswer struct {
-	Known     bool                       `json:"known"` // that state is remembered; else take all of the new one
-	Set       map[string]json.RawMessage `json:"variables_set,omitempty"`
-	Removed   []string                   `json:"variables_removed,omitempty"`
-	Joined    []soulbox.SandboxID        `json:"joined,omitempty"`
-	Left      []soulbox.SandboxID        `json:"left,omitempty"`
-	States    map[string]string          `json:"states,omitempty"`
-	Started   []memberProcess            `json:"processes_started,omitempty"`
-	Ended     []memberProcess            `json:"processes_ended,omitempty"`
-	Changed   []memberProcess            `json:"processes_changed,omitempty"`
-	Opened    []memberPort               `json:"ports_opened,omitempty"`
-	Closed    []memberPort               `json:"ports_closed,omitempty"`
+	Known   bool                       `json:"known"` // that state is remembered; else take all of the new one
+	Set     map[string]json.RawMessage `json:"variables_set,omitempty"`
+	Removed []string                   `json:"variables_removed,omitempty"`
+	Joined  []soulbox.SandboxID        `json:"joined,omitempty"`
+	Left    []soulbox.SandboxID        `json:"left,omitempty"`
+	States  map[string]string          `json:"states,omitempty"`
+	Started []memberProcess            `json:"processes_started,omitempty"`
+	Ended   []memberProcess            `json:"processes_ended,omitempty"`
+	Changed []memberProcess            `json:"processes_changed,omitempty"`
+	Opened  []memberPort               `json:"ports_opened,omitempty"`
+	Closed  []memberPort               `json:"ports_closed,omitempty"`
 }
 
 type memberProcess struct {
