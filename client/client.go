@@ -7,7 +7,7 @@
 //	result, err := box.Run(ctx, "python3 -c 'print(6*7)'", client.RunOptions{})
 //
 // A [Client] has a service for each noun of the server: [Sandboxes],
-// [Templates], [Keys]. Create and Connect return a [Sandbox], the handle
+// [Templates], [Sessions], [Keys]. Create and Connect return a [Sandbox], the handle
 // through which one works inside of it.
 //
 // # Errors
@@ -52,6 +52,8 @@ type Client struct {
 	Sandboxes *Sandboxes
 	// Templates imports and lists what sandboxes are made of.
 	Templates *Templates
+	// Sessions keep what somebody works in who comes and goes.
+	Sessions *Sessions
 	// Keys makes and revokes API keys.
 	Keys *Keys
 
@@ -95,6 +97,7 @@ func New(o Options) (*Client, error) {
 	c := &Client{api: api, data: data, key: o.APIKey, http: o.HTTPClient}
 	c.Sandboxes = &Sandboxes{c}
 	c.Templates = &Templates{c}
+	c.Sessions = &Sessions{c}
 	c.Keys = &Keys{c}
 	return c, nil
 }
