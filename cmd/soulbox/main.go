@@ -68,6 +68,7 @@ func rootCommand(c *cli) *cobra.Command {
 	root.AddCommand(sandboxCommand(c))
 	root.AddCommand(snapshotCommand(c))
 	root.AddCommand(checkpointCommand(c))
+	root.AddCommand(sessionCommand(c))
 	root.AddCommand(templateCommand(c))
 	root.AddCommand(benchCommand(c))
 	root.AddCommand(poolCommand(c))
