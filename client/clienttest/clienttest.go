@@ -13,6 +13,9 @@
 // what lies outside of it. All sandboxes that are made of a template share one
 // folder, so a rollback of one of them shows in the others; those that are made
 // of a snapshot, and forks, have folders of their own.
+//
+// Sessions are as little: their checkpoints keep nothing, and their streams of
+// events break off every few events, for clients to come back.
 package clienttest
 
 import (
@@ -41,14 +44,16 @@ type Server struct {
 	// URL is its base URL for both planes.
 	URL string
 
-	home string
-	http *httptest.Server
+	home     string
+	http     *httptest.Server
+	programs sync.WaitGroup // those of sessions
 
 	mu        sync.Mutex
 	boxes     map[string]*box     // +checklocks:mu
 	templates map[string]template // +checklocks:mu
 	keys      []key               // +checklocks:mu
 	snapshots []*snapshot         // +checklocks:mu; in the order in which they were taken
+	sessions  []*session          // +checklocks:mu; in the order in which they were made
 	folders   []string            // +checklocks:mu; removed by Close
 }
 
@@ -85,6 +90,7 @@ func New(home string) *Server {
 	mux.HandleFunc("GET /v1/sandboxes/{id}/checkpoints", s.listCheckpoints)
 	mux.HandleFunc("DELETE /v1/sandboxes/{id}/checkpoints/{checkpoint}", s.removeCheckpoint)
 	mux.HandleFunc("POST /v1/sandboxes/{id}/rollback", s.rollback)
+	s.sessionRoutes(mux)
 	mux.HandleFunc("GET /v1/templates", s.listTemplates)
 	mux.HandleFunc("POST /v1/templates/import", s.importTemplate)
 	mux.HandleFunc("DELETE /v1/templates/{id}", s.deleteTemplate)
@@ -118,6 +124,7 @@ func (s *Server) Close() {
 	}
 	s.http.CloseClientConnections()
 	s.http.Close()
+	s.programs.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, dir := range s.folders {

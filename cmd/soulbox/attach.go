@@ -184,13 +184,15 @@ func sessionAttachCommand(c *cli) *cobra.Command {
 			return err
 		}
 		_, results, err := api.Sessions.Heartbeat(ctx, args[0], true)
-		if err != nil {
+		switch over := soulbox.KindOf(err) == soulbox.Conflict && *after >= 0; {
+		case err == nil:
+			defer beat(ctx, api, args[0])()
+		case !over: // else there is nothing to keep alive, and still something to see
 			return err
 		}
 		if err := failures(results); err != nil {
 			c.note("%s", clean(err.Error()))
 		}
-		defer beat(ctx, api, args[0])()
 		for e, err := range api.Sessions.Events(ctx, args[0], client.EventsOptions{After: from, Follow: true, Lost: c.lost}) {
 			switch {
 			case err != nil:
