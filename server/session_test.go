@@ -276,3 +276,48 @@ func TestSessionGoesBack(t *testing.T) {
 	s.Stop(t)
 	s.WantNothingLeft(t)
 }
+
+// TestSessionLeavesWorkAlone lets a client go whose sandboxes are to be paused
+// then: one that idles is, and one that works is not, until its work is done.
+func TestSessionLeavesWorkAlone(t *testing.T) {
+	s := servertest.New(t)
+	s.Start(t)
+	c := connect(t, s)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	idle, busy := create(t, c, time.Hour), create(t, c, time.Hour)
+	session, err := c.Sessions.Create(ctx, client.SessionOptions{
+		Sandboxes: []string{idle.ID, busy.ID}, Heartbeat: soulbox.Heartbeat{Interval: time.Second, Timeout: 2 * time.Second},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := string(session.ID)
+	work, err := c.Sessions.Start(ctx, id, soulbox.SessionCommand{
+		Sandbox: soulbox.SandboxID(busy.ID), Args: []string{"python3", "-c", "import os\nwhile not os.path.exists('/tmp/enough'): pass"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	paused := map[soulbox.SandboxID]bool{}
+	for e, err := range c.Sessions.Events(ctx, id, client.EventsOptions{After: work.After, Follow: true}) {
+		if err != nil {
+			t.Fatalf("%v, and paused are %v", err, paused)
+		}
+		if e.Kind != soulbox.SandboxPaused {
+			continue
+		}
+		paused[e.Sandbox] = true
+		if e.Sandbox == soulbox.SandboxID(busy.ID) {
+			break
+		}
+		if info, err := c.Sandboxes.Get(ctx, busy.ID); err != nil || info.State != soulbox.Running {
+			t.Errorf("the one that works is %v, %v", info, err)
+		}
+		run(t, busy, "touch /tmp/enough")
+	}
+	if !paused[soulbox.SandboxID(idle.ID)] {
+		t.Error("the one that works was paused before the one that idles")
+	}
+	s.Stop(t)
+}

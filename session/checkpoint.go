@@ -63,7 +63,9 @@ func (r *Registry) Checkpoint(ctx context.Context, team soulbox.TeamID, id soulb
 		return nil, fmt.Errorf("checkpoint session %s: %w", id, err)
 	}
 	if err := r.save(ctx, team, save); err != nil {
-		return nil, errors.Join(fmt.Errorf("checkpoint session %s: %w", id, err), r.undoSave(ctx, team, save))
+		return nil, errors.Join(fmt.Errorf("checkpoint session %s: %w", id, err), r.undoSave(ctx, team, save, func(i int, c *soulbox.Snapshot) bool {
+			return c.ID == save.Members[i].Snapshot
+		}))
 	}
 	_, err = l.tell(soulbox.SessionEvent{Kind: soulbox.SessionCheckpoint, Name: save.Name}, nil)
 	if err != nil {
@@ -73,7 +75,7 @@ func (r *Registry) Checkpoint(ctx context.Context, team soulbox.TeamID, id soulb
 }
 
 // freeName refuses a name that one of the sandboxes has given to a checkpoint
-// already: undoing ours must not remove that.
+// already: undoing ours after a crash must not remove that.
 func (r *Registry) freeName(ctx context.Context, save *soulbox.SessionSave) error {
 	s, err := r.opts.Store.Session(ctx, save.Session)
 	if err != nil {
@@ -124,19 +126,19 @@ func (r *Registry) save(ctx context.Context, team soulbox.TeamID, save *soulbox.
 	return r.opts.Store.FinishSessionSave(record, save)
 }
 
-// undoSave removes what came of a checkpoint that was not finished. Its name
-// was free before, so that what has it is ours.
-func (r *Registry) undoSave(ctx context.Context, team soulbox.TeamID, save *soulbox.SessionSave) error {
+// undoSave removes what came of a checkpoint that was not finished: what ours
+// says of each member's.
+func (r *Registry) undoSave(ctx context.Context, team soulbox.TeamID, save *soulbox.SessionSave, ours func(i int, c *soulbox.Snapshot) bool) error {
 	ctx = context.WithoutCancel(ctx)
 	var errs []error
-	for _, m := range save.Members {
+	for i, m := range save.Members {
 		all, err := r.opts.Fleet.Checkpoints(ctx, team, m.Sandbox)
 		if soulbox.KindOf(err) == soulbox.NotFound {
 			continue // gone with the sandbox
 		}
 		errs = append(errs, err)
 		for _, c := range all {
-			if c.Name != save.Name || c.CreatedAt.Before(save.CreatedAt) {
+			if !ours(i, c) {
 				continue
 			}
 			if err := r.opts.Fleet.RemoveCheckpoint(ctx, team, m.Sandbox, c.ID); soulbox.KindOf(err) != soulbox.NotFound {
@@ -163,7 +165,11 @@ func (r *Registry) undoSaves(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := r.undoSave(ctx, s.Team, save); err != nil {
+		// The name was free before, so that what has it is ours.
+		ours := func(_ int, c *soulbox.Snapshot) bool {
+			return c.Name == save.Name && !c.CreatedAt.Before(save.CreatedAt)
+		}
+		if err := r.undoSave(ctx, s.Team, save, ours); err != nil {
 			r.log.WarnContext(ctx, "half a checkpoint of a session not removed", "session", save.Session, "name", save.Name, "err", err)
 		}
 	}

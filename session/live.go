@@ -257,6 +257,24 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
+// dismiss brings the log into agreement with the record about who is not in the
+// session any more.
+func (l *live) dismiss() {
+	for id, place := range l.log.Places() {
+		if l.session().Member(id) {
+			continue
+		}
+		if place.State == soulbox.Ended {
+			l.log.Forget(id)
+			continue
+		}
+		// The server died between the record and the event.
+		if _, err := l.tell(soulbox.SessionEvent{Kind: soulbox.SandboxLeft, Sandbox: id}, nil); err != nil {
+			l.r.log.WarnContext(l.ctx, "event not written", "session", l.id, "sandbox", id, "err", err) // the next start tries again
+		}
+	}
+}
+
 // leave records that a sandbox is not in the session any more.
 func (l *live) leave(id soulbox.SandboxID) error {
 	_, err := l.change(func(s *soulbox.Session) error {

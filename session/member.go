@@ -203,6 +203,7 @@ func (m *member) gone(sb *soulbox.Sandbox, place eventlog.Place) {
 	if !left {
 		return
 	}
+	m.l.log.Forget(m.id)
 	m.l.r.mu.Lock()
 	defer m.l.r.mu.Unlock()
 	if m.l.r.members[m.id] == m {

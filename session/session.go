@@ -311,6 +311,7 @@ func (r *Registry) resume(s *soulbox.Session) (*live, error) {
 	l = newLive(r, s, log)
 	r.open[s.ID] = l
 	r.mu.Unlock()
+	l.dismiss()
 	for _, id := range s.Present() {
 		l.follow(id)
 	}

@@ -431,6 +431,14 @@ func (l *Log) note(e Entry) {
 	l.places[id] = p
 }
 
+// Forget drops where the log stands with a sandbox that does not come back.
+// Nothing is written; the next segment does not know it any more.
+func (l *Log) Forget(id soulbox.SandboxID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.places, id)
+}
+
 // Place returns where the log stands with a sandbox.
 func (l *Log) Place(id soulbox.SandboxID) (Place, bool) {
 	l.mu.Lock()
