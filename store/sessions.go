@@ -83,6 +83,14 @@ func (s *Store) UpdateSession(ctx context.Context, v *soulbox.Session) error {
 	return wrap(err, "update session", v.ID)
 }
 
+// BeatSession notes when the client of an open session was heard of. A session
+// that is not there or has ended is a Conflict.
+func (s *Store) BeatSession(ctx context.Context, id soulbox.SessionID, at time.Time) error {
+	err := s.change(ctx, soulbox.Errorf(soulbox.Conflict, "session %s has ended", id),
+		`UPDATE sessions SET beat_at = $1 WHERE id = $2 AND ended_by = ''`, micros(at), string(id))
+	return wrap(err, "note heartbeat of session", id)
+}
+
 // EndSession ends an open session and the time of its members in it. One that
 // has ended is a Conflict.
 func (s *Store) EndSession(ctx context.Context, id soulbox.SessionID, end soulbox.End) error {

@@ -53,6 +53,9 @@ func testSessionRoundTrip(t *testing.T, s *store.Store) {
 	full.Variables = map[string]json.RawMessage{}
 	must(t, s.UpdateSession(ctx, full))
 	wantSession(t, s, full)
+	full.BeatAt = at(4)
+	must(t, s.BeatSession(ctx, full.ID, at(4)))
+	wantSession(t, s, full)
 	wantSession(t, s, bare)
 }
 
@@ -90,6 +93,7 @@ func testSessionMembers(t *testing.T, s *store.Store) {
 	wantKind(t, "EndSession again", s.EndSession(ctx, one.ID, end), soulbox.Conflict)
 	wantKind(t, "EndSession of none", s.EndSession(ctx, sessionID(9), end), soulbox.Conflict)
 	wantKind(t, "UpdateSession of an ended one", s.UpdateSession(ctx, one), soulbox.Conflict)
+	wantKind(t, "BeatSession of an ended one", s.BeatSession(ctx, one.ID, at(10)), soulbox.Conflict)
 	must(t, s.JoinSession(ctx, two.ID, "ia", at(10))) // it is free again
 }
 
