@@ -159,7 +159,7 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 	door = proxy.New(proxy.Options{Log: log, Metrics: metrics, Sandboxes: sandboxes, Waker: sandboxes, Node: machine})
 	s.undo.Push(func() error { door.Close(); return nil })
 	sessions = session.New(session.Options{
-		Log: log, Dir: filepath.Join(cfg.Data, "sessions"), Store: db, Fleet: sandboxes, Guests: machine, Meter: usage, Traffic: door,
+		Log: log, Dir: filepath.Join(cfg.Data, "sessions"), Store: db, Fleet: sandboxes, Guests: machine, Meter: usage, Traffic: door, Faults: faults,
 	})
 	owner, err := s.teams.EnsureDefault(ctx)
 	if err != nil {

@@ -321,3 +321,122 @@ func TestSessionLeavesWorkAlone(t *testing.T) {
 	}
 	s.Stop(t)
 }
+
+// TestSessionKilledAtEachStep kills the server with SIGKILL in the middle of
+// what it does to sessions, starts it again, and looks whether the session is
+// whole, and its log without a hole or a repetition.
+func TestSessionKilledAtEachStep(t *testing.T) {
+	s := servertest.New(t)
+	for _, step := range []string{
+		"session/recorded", "session/joined", "session/left", "session/stored@40", "session/drafted", "session/saved", "session/rolledback", "session/ended",
+	} {
+		t.Run(step, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+			defer cancel()
+			s.Start(t)
+			c := connect(t, s)
+			one, two := create(t, c, time.Hour), create(t, c, time.Hour)
+			made, err := c.Sessions.Create(ctx, client.SessionOptions{Sandboxes: []string{one.ID}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			id := string(made.ID)
+			if _, err := c.Sessions.Checkpoint(ctx, id, "before"); err != nil {
+				t.Fatal(err)
+			}
+			s.Stop(t)
+
+			s.Start(t, "SOULBOX_FAULT="+step)
+			c = connect(t, s)
+			var cmd *soulbox.StartedCommand
+			switch step {
+			case "session/recorded":
+				_, err = c.Sessions.Create(ctx, client.SessionOptions{Sandboxes: []string{two.ID}})
+			case "session/joined":
+				_, err = c.Sessions.Add(ctx, id, two.ID)
+			case "session/left":
+				_, err = c.Sessions.Remove(ctx, id, one.ID)
+			case "session/drafted", "session/saved":
+				_, err = c.Sessions.Checkpoint(ctx, id, "later")
+			case "session/rolledback":
+				_, err = c.Sessions.Resume(ctx, id, "before")
+			case "session/ended":
+				_, err = c.Sessions.End(ctx, id, "")
+			default:
+				// The answer may come before or after the death.
+				cmd, _ = c.Sessions.Start(ctx, id, soulbox.SessionCommand{Args: []string{"python3", "-c", chatty}})
+				err = io.EOF
+			}
+			if end := s.WaitEnd(); end == nil || err == nil {
+				t.Fatalf("the server ended with %v and answered with %v, want that it is killed at the step", end, err)
+			}
+
+			s.Start(t)
+			c = connect(t, s)
+			now, err := c.Sessions.Get(ctx, id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kinds, last, ended := map[soulbox.SessionEventKind]int{}, uint64(0), false
+			var got bytes.Buffer
+			for e, err := range c.Sessions.Events(ctx, id, client.EventsOptions{Follow: cmd != nil}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if e.ID != last+1 {
+					t.Fatalf("event %d comes after event %d", e.ID, last)
+				}
+				last = e.ID
+				kinds[e.Kind]++
+				if cmd != nil && e.Guest != nil && e.Guest.PID == cmd.PID {
+					got.Write(e.Guest.Data)
+					if ended = e.Guest.Kind == soulbox.EventEnded; ended {
+						break
+					}
+				}
+			}
+			if cmd != nil && !bytes.Equal(got.Bytes(), chattyOutput()) {
+				t.Errorf("%d bytes arrived, want %d", got.Len(), len(chattyOutput()))
+			}
+			for kind, want := range map[soulbox.SessionEventKind]bool{
+				soulbox.SandboxLeft: step == "session/left", soulbox.SessionEnded: step == "session/ended", soulbox.SandboxRolledBack: false,
+			} {
+				if (kinds[kind] == 1) != want && kind != soulbox.SandboxRolledBack || kinds[kind] > 1 {
+					t.Errorf("%d events tell %s", kinds[kind], kind)
+				}
+			}
+			if (now.End != nil) != (step == "session/ended") {
+				t.Errorf("the session's end is %v", now.End)
+			}
+			saves, err := c.Sessions.Checkpoints(ctx, id)
+			if err != nil || len(saves) != 1 || saves[0].Name != "before" {
+				t.Errorf("the checkpoints are %v, %v", saves, err)
+			}
+			for _, sb := range []*client.Sandbox{reach(t, c, one.ID), reach(t, c, two.ID)} {
+				all, err := c.Sandboxes.Checkpoints(ctx, sb.ID)
+				if err != nil {
+					t.Error(err)
+				}
+				for _, snap := range all {
+					if snap.Name != "before" {
+						t.Errorf("half a checkpoint is left: %+v", snap)
+					}
+				}
+				run(t, sb, "true")
+				if err := sb.Kill(ctx); err != nil {
+					t.Error(err)
+				}
+			}
+			for left, err := range c.Sessions.List(ctx, false) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if _, err := c.Sessions.End(ctx, string(left.ID), ""); err != nil {
+					t.Error(err)
+				}
+			}
+			s.Stop(t)
+			s.WantNothingLeft(t)
+		})
+	}
+}

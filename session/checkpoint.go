@@ -62,6 +62,7 @@ func (r *Registry) Checkpoint(ctx context.Context, team soulbox.TeamID, id soulb
 	if err := r.opts.Store.InsertSessionSave(record, save); err != nil {
 		return nil, fmt.Errorf("checkpoint session %s: %w", id, err)
 	}
+	r.opts.Faults.Reach("session/drafted")
 	if err := r.save(ctx, team, save); err != nil {
 		return nil, errors.Join(fmt.Errorf("checkpoint session %s: %w", id, err), r.undoSave(ctx, team, save, func(i int, c *soulbox.Snapshot) bool {
 			return c.ID == save.Members[i].Snapshot
@@ -120,6 +121,7 @@ func (r *Registry) save(ctx context.Context, team soulbox.TeamID, save *soulbox.
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	r.opts.Faults.Reach("session/saved")
 	record, cancel := detached(ctx)
 	defer cancel()
 	save.Ready = true
@@ -228,6 +230,7 @@ func (r *Registry) Resume(ctx context.Context, team soulbox.TeamID, id soulbox.S
 		_, err := r.opts.Fleet.Rollback(ctx, team, sandbox, save.Members[slices.Index(ids, sandbox)].Snapshot)
 		return err
 	})
+	r.opts.Faults.Reach("session/rolledback")
 	_, err = l.change(func(s *soulbox.Session) error {
 		s.Variables = save.Variables
 		record, cancel := detached(ctx)

@@ -52,6 +52,7 @@ func (r *Registry) Create(ctx context.Context, q soulbox.SessionRequest) (*soulb
 	if err := r.opts.Store.InsertSession(record, s); err != nil {
 		return nil, fmt.Errorf("create session: %w", err)
 	}
+	r.opts.Faults.Reach("session/recorded")
 	l, err := r.resume(s)
 	if err == nil {
 		_, err = l.tell(soulbox.SessionEvent{Kind: soulbox.SessionStarted}, nil)
@@ -410,6 +411,7 @@ func (l *live) add(ctx context.Context, id soulbox.SandboxID) error {
 	if err != nil {
 		return err
 	}
+	l.r.opts.Faults.Reach("session/joined")
 	if _, err := l.tell(soulbox.SessionEvent{Kind: soulbox.SandboxJoined, Sandbox: id}, &place); err != nil {
 		return errors.Join(err, l.leave(id))
 	}
@@ -436,6 +438,7 @@ func (r *Registry) Remove(ctx context.Context, team soulbox.TeamID, id soulbox.S
 	if err := l.leave(sandbox); err != nil {
 		return nil, err
 	}
+	r.opts.Faults.Reach("session/left")
 	l.forget(m)
 	if _, err := l.tell(soulbox.SessionEvent{Kind: soulbox.SandboxLeft, Sandbox: sandbox}, nil); err != nil {
 		return nil, err

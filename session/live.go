@@ -221,6 +221,7 @@ func (l *live) end(ctx context.Context, why func(*soulbox.Session) (soulbox.End,
 	l.s.Store(s)
 	l.ended = true
 	l.mu.Unlock()
+	l.r.opts.Faults.Reach("session/ended")
 
 	l.stop()
 	for _, m := range members {

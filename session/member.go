@@ -225,6 +225,7 @@ func (m *member) follow(ctx context.Context) error {
 		}
 		e := soulbox.SessionEvent{At: now(), Kind: soulbox.SessionEventKind(g.Kind), Sandbox: m.id, Guest: &g, Epoch: epochAt(epochs, g.Seq)}
 		_, broken = m.l.log.Append(eventlog.Entry{Event: e})
+		m.l.r.opts.Faults.Reach("session/stored")
 		return broken
 	})
 	if broken != nil {

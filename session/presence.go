@@ -35,7 +35,7 @@ func (r *Registry) Heartbeat(ctx context.Context, team soulbox.TeamID, id soulbo
 		s.BeatAt = now()
 		record, cancel := detached(ctx)
 		defer cancel()
-		return r.opts.Store.UpdateSession(record, s)
+		return r.opts.Store.BeatSession(record, id, s.BeatAt)
 	})
 	if err != nil {
 		return nil, nil, fmt.Errorf("heartbeat of session %s: %w", id, err)

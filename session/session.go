@@ -28,6 +28,17 @@
 // a row before the first of them is written down; [Registry.Start] removes what
 // came of one that was not finished.
 //
+// Tests can kill the process at these steps (see internal/fault):
+//
+//	session/recorded    its row is there, and no log
+//	session/joined      a member's row is there; the log does not know
+//	session/left        the row says that it left; the log does not
+//	session/stored      events of a sandbox's record were stored
+//	session/drafted     a checkpoint's draft is recorded; nothing is written
+//	session/saved       all sandboxes are written down; the row does not say so
+//	session/rolledback  the sandboxes are back; the variables are not
+//	session/ended       the row says that it ended; the log does not
+//
 // # Locks
 //
 //	live.changing  one change of members, checkpoint or resume at a time; held
@@ -50,6 +61,7 @@ import (
 	"time"
 
 	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/internal/fault"
 	"github.com/soulbox/soulbox/session/eventlog"
 )
 
@@ -60,6 +72,7 @@ type records interface {
 	InsertSession(ctx context.Context, s *soulbox.Session) error
 	// UpdateSession writes what a client can change, and the last heartbeat.
 	UpdateSession(ctx context.Context, s *soulbox.Session) error
+	BeatSession(ctx context.Context, id soulbox.SessionID, at time.Time) error
 	// EndSession ends an open session and the time of all its members in it.
 	EndSession(ctx context.Context, id soulbox.SessionID, end soulbox.End) error
 	Session(ctx context.Context, id soulbox.SessionID) (*soulbox.Session, error)
@@ -129,6 +142,8 @@ type Options struct {
 	Guests  guests
 	Meter   meter
 	Traffic traffic
+
+	Faults *fault.Points // nil: none
 
 	LogSize   soulbox.Bytes // of one session's log on disk; zero is 64 MiB
 	Tick      time.Duration // how often presence and expiry are looked at; zero is 5 seconds
