@@ -237,6 +237,11 @@ func (r *Registry) Change(ctx context.Context, team soulbox.TeamID, id soulbox.S
 	if err != nil {
 		return nil, err
 	}
+	if c.Watch != nil {
+		if err := l.mayWatch(ctx, *c.Watch); err != nil {
+			return nil, fmt.Errorf("change session %s: %w", id, err)
+		}
+	}
 	s, err := l.change(func(s *soulbox.Session) error {
 		if err := apply(s, c); err != nil {
 			return err
@@ -254,6 +259,27 @@ func (r *Registry) Change(ctx context.Context, team soulbox.TeamID, id soulbox.S
 		}
 	}
 	return s, nil
+}
+
+// mayWatch lets the members that run try to watch folders. Those that were
+// watched before are watched again when one of them cannot.
+func (l *live) mayWatch(ctx context.Context, paths []string) error {
+	if err := checkWatch(paths); err != nil {
+		return err
+	}
+	for _, m := range l.present() {
+		ask, cancel := context.WithTimeout(ctx, guestTimeout)
+		err := l.r.opts.Guests.Record(ask, m.id, paths)
+		cancel()
+		if soulbox.KindOf(err) != soulbox.Invalid { // it watches, or will when it runs
+			continue
+		}
+		for _, m := range l.present() {
+			m.again()
+		}
+		return fmt.Errorf("watch in sandbox %s: %w", m.id, err)
+	}
+	return nil
 }
 
 // again makes the following of a sandbox begin anew, with what is to be watched

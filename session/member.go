@@ -266,11 +266,20 @@ func (m *member) align(ctx context.Context) (after uint64, epochs []soulbox.Gues
 	return a.after, pos.Epochs, nil
 }
 
-// position switches the record on and tells where it is.
+// position switches the record on and tells where it is. One who is about to
+// join must have the folders that are to be watched.
 func (m *member) position(ctx context.Context) (soulbox.GuestPosition, error) {
 	ctx, cancel := context.WithTimeout(ctx, guestTimeout)
 	defer cancel()
-	if err := m.l.r.opts.Guests.Record(ctx, m.id, m.l.session().Watch); err != nil {
+	guests, watch := m.l.r.opts.Guests, m.l.session().Watch
+	err := guests.Record(ctx, m.id, watch)
+	if soulbox.KindOf(err) == soulbox.Invalid && len(watch) > 0 && m.ctx != nil {
+		// A folder has gone since it was asked for. All else must not be lost
+		// for that.
+		m.l.r.log.InfoContext(ctx, "folders of a session not watched", "session", m.l.id, "sandbox", m.id, "err", err)
+		err = guests.Record(ctx, m.id, nil)
+	}
+	if err != nil {
 		return soulbox.GuestPosition{}, fmt.Errorf("record sandbox %s: %w", m.id, err)
 	}
 	pos, err := m.l.r.opts.Guests.Position(ctx, m.id)

@@ -350,6 +350,43 @@ func TestRun(t *testing.T) {
 	wantKind(t, "Run without saying where", err, soulbox.Invalid)
 }
 
+// TestWatch watches folders that are there, and one that is not.
+func TestWatch(t *testing.T) {
+	w := newWorld(t)
+	w.add("ia", "us")
+	r := w.registry()
+	ctx := t.Context()
+	missing := []string{"/missing"}
+	_, err := r.Create(ctx, soulbox.SessionRequest{Team: "us", Watch: missing, Sandboxes: []soulbox.SandboxID{"ia"}})
+	wantKind(t, "Create with a folder that is not there", err, soulbox.Invalid)
+	s := create(t, r, func(q *soulbox.SessionRequest) { q.Watch = []string{"/src"} }, "ia")
+	paths := func() []string {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.boxes["ia"].paths
+	}
+	_, err = r.Change(ctx, "us", s.ID, soulbox.SessionChange{Watch: &missing})
+	wantKind(t, "Change to a folder that is not there", err, soulbox.Invalid)
+	eventually(t, "the other is watched as before", func() bool { return slices.Equal(paths(), []string{"/src"}) })
+	w.mu.Lock()
+	w.boxes["ia"].has = true
+	w.mu.Unlock()
+	if _, err := r.Change(ctx, "us", s.ID, soulbox.SessionChange{Watch: &missing}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the new one is watched", func() bool { return slices.Equal(paths(), missing) })
+
+	// It goes, and nothing else is lost for that.
+	w.close(r)
+	w.mu.Lock()
+	w.boxes["ia"].has = false
+	w.mu.Unlock()
+	r = w.registry()
+	w.happen("ia", say("still here"))
+	wantLines(t, r, s.ID, "session_started", "ia sandbox_joined", "ia says still here")
+	eventually(t, "nothing is watched", func() bool { return len(paths()) == 0 })
+}
+
 func TestCheckpoint(t *testing.T) {
 	w := newWorld(t)
 	w.add("ia", "us")

@@ -41,6 +41,7 @@ type box struct {
 	tape     tape
 	on       bool
 	paths    []string
+	has      bool // the folder /missing
 	changed  chan struct{}
 	life     context.Context
 	end      context.CancelFunc // of what runs now
@@ -342,6 +343,9 @@ func (w *world) Record(_ context.Context, id soulbox.SandboxID, paths []string) 
 	b, err := w.running(id)
 	if err != nil {
 		return err
+	}
+	if slices.Contains(paths, "/missing") && !b.has {
+		return soulbox.Errorf(soulbox.Invalid, "/missing cannot be watched: it is not there")
 	}
 	if !b.on {
 		b.on = true
