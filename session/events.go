@@ -12,6 +12,10 @@ import (
 	"github.com/soulbox/soulbox/session/eventlog"
 )
 
+// maxReaders bounds who reads the events of one session at the same time: each
+// holds a file open.
+const maxReaders = 256
+
 // shelved is a log and how many use it: the session while it is open, and each
 // reader. The last one closes it.
 type shelved struct {
@@ -184,6 +188,9 @@ func (r *Registry) take(ctx context.Context, team soulbox.TeamID, id soulbox.Ses
 		r.mu.Lock()
 		r.shelf[id] = have
 		r.mu.Unlock()
+	}
+	if have.users > maxReaders {
+		return nil, nil, soulbox.Errorf(soulbox.Exhausted, "%d clients read the events of session %s, and there may be no more", maxReaders, id)
 	}
 	have.users++
 	return have.log, func() {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -600,6 +601,31 @@ func TestBadRequests(t *testing.T) {
 	wantKind(t, "Events from the future", r.Events(t.Context(), "us", s.ID, 99, nil, nil), soulbox.Invalid)
 	_, err = r.Get(t.Context(), "us", "../../etc")
 	wantKind(t, "Get of nonsense", err, soulbox.NotFound)
+}
+
+// TestReaders has as many who read a session as may, and one more.
+func TestReaders(t *testing.T) {
+	r := newWorld(t).registry()
+	s := create(t, r, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	var here, done sync.WaitGroup
+	for range 256 {
+		here.Add(1)
+		done.Go(func() {
+			_ = r.Events(ctx, "us", s.ID, 0, func() error { return nil }, func(soulbox.SessionEvent) error { // ends with ctx
+				here.Done()
+				return nil
+			})
+		})
+	}
+	here.Wait()
+	err := r.Events(ctx, "us", s.ID, 0, nil, nil)
+	wantKind(t, "Events for one more", err, soulbox.Exhausted)
+	cancel()
+	done.Wait()
+	if got := events(t, r, s.ID, 0); len(got) != 1 {
+		t.Errorf("%d events are read after that, want 1", len(got))
+	}
 }
 
 // TestStream reads while things happen, and the server stops.
