@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/soulbox/soulbox"
 )
 
@@ -283,7 +285,11 @@ func (s *Server) startInSession(w http.ResponseWriter, r *http.Request, v *sessi
 		_ = cmd.Wait() // its state tells how it ended
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		v.tell(soulbox.SessionEventKind(soulbox.EventEnded), map[string]any{"sandbox": b.id, "pid": about.pid, "exit_code": cmd.ProcessState.ExitCode()})
+		end := map[string]any{"sandbox": b.id, "pid": about.pid, "exit_code": cmd.ProcessState.ExitCode()}
+		if ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			end["signal"] = unix.SignalName(ws.Signal())
+		}
+		v.tell(soulbox.SessionEventKind(soulbox.EventEnded), end)
 	})
 	answer(w, http.StatusCreated, map[string]any{"sandbox": b.id, "pid": about.pid, "after": after})
 }

@@ -5,10 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/client"
@@ -106,10 +106,8 @@ func lostOf(e soulbox.SessionEvent) uint64 {
 func exitOfGuest(g *soulbox.GuestEvent) error {
 	switch {
 	case g.Signal != "":
-		for n := range syscall.Signal(65) {
-			if g.Signal == n.String() {
-				return codeError(exitSignal + int(n))
-			}
+		if n := unix.SignalNum(g.Signal); n != 0 {
+			return codeError(exitSignal + int(n))
 		}
 		return soulbox.Errorf(soulbox.Unavailable, "the command was ended by a signal: %s", g.Signal)
 	case g.ExitCode != 0:
