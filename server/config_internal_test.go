@@ -19,7 +19,7 @@ func TestConfigDefaults(t *testing.T) {
 	}
 	want := Config{
 		Listen: "127.0.0.1:7070", Data: "/var/lib/soulbox", Database: "sqlite", Metrics: "127.0.0.1:7071", Cache: "/var/cache/soulbox",
-		MaxSandboxes: 1000, MaxHours: 24, MemoryMB: 1024, CPUs: 2, DiskMB: 10240, WarmMB: 512,
+		MaxSandboxes: 1000, MaxHours: 24, MemoryMB: 1024, CPUs: 2, DiskMB: 10240, WarmMB: 512, SnapshotsMB: 50 << 10,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
@@ -37,7 +37,7 @@ func TestConfigDefaults(t *testing.T) {
 func TestConfigKeepsWhatIsSet(t *testing.T) {
 	want := Config{
 		Listen: "[::1]:80", Data: "/data", Database: "postgres://box@db/box", Metrics: "off", Domain: "box.example.com", Base: "python:3.12",
-		Cache: "/cache", Network: "10.200.0.0/16", Resolver: "9.9.9.9", MaxSandboxes: 3, MaxHours: 1, MemoryMB: 128, CPUs: 1, DiskMB: 64, WarmMB: -1,
+		Cache: "/cache", Network: "10.200.0.0/16", Resolver: "9.9.9.9", MaxSandboxes: 3, MaxHours: 1, MemoryMB: 128, CPUs: 1, DiskMB: 64, WarmMB: -1, SnapshotsMB: 7,
 		Isolation: []string{"gvisor", "runc"}, Version: "1", Fault: "create/recorded",
 	}
 	if got, err := want.filled(); err != nil || !cmp.Equal(got, want) {
