@@ -4,9 +4,12 @@
 // A step is a call of [Points.Reach] with a constant name such as
 // "create/recorded". In production no points are armed and a call costs one
 // comparison. `soulbox serve` arms one from its environment; see docs/testing.md.
+// A test of many steps names them one after the other in a file, which is read
+// at every step, and so can prepare each with the same process that will die.
 package fault
 
 import (
+	"os"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -17,15 +20,22 @@ import (
 // to use and never kills.
 type Points struct {
 	armed string
+	file  string       // that names the armed step instead; it may change
 	left  atomic.Int64 // how many passes before it kills
 }
 
+const filePrefix = "file:"
+
 // Arm returns points of which the step called name kills the process with
-// SIGKILL. "name@3" lets two passes go and kills at the third. An empty name
+// SIGKILL. "name@3" lets two passes go and kills at the third, and "file:path"
+// kills at the step that the file names by then, if there is one. An empty name
 // arms nothing.
 func Arm(name string) *Points {
 	if name == "" {
 		return nil
+	}
+	if path, ok := strings.CutPrefix(name, filePrefix); ok {
+		return &Points{file: path}
 	}
 	p := &Points{armed: name}
 	p.left.Store(1)
@@ -41,9 +51,17 @@ func Arm(name string) *Points {
 // Reach marks that the program is at the step. It does not return when the
 // step is armed and due. Safe for concurrent use.
 func (p *Points) Reach(step string) {
-	if p == nil || step != p.armed || p.left.Add(-1) != 0 {
+	if p == nil || !p.due(step) {
 		return
 	}
 	_ = syscall.Kill(syscall.Getpid(), syscall.SIGKILL) // cannot fail for oneself
 	select {}
+}
+
+func (p *Points) due(step string) bool {
+	if p.file == "" {
+		return step == p.armed && p.left.Add(-1) == 0
+	}
+	name, err := os.ReadFile(p.file)
+	return err == nil && step != "" && string(name) == step
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -74,6 +75,23 @@ func TestReach(t *testing.T) {
 				t.Errorf("armed with %q: %v", tt.arm, err)
 			}
 		})
+	}
+}
+
+// The step may be named while the program runs.
+func TestReachNamedInFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "step")
+	p := fault.Arm("file:" + path)
+	p.Reach("") // there is no file
+	p.Reach("one")
+	for name, dies := range map[string]bool{"": false, "four": false, "two": true} {
+		if err := os.WriteFile(path, []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := run(t, armVar+"=file:"+path)
+		if killed(err) != dies || !dies && err != nil {
+			t.Errorf("with %q in the file: %v after %q, want killed: %v", name, err, out, dies)
+		}
 	}
 }
 
