@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -389,5 +390,36 @@ func TestLifeWire(t *testing.T) {
 				t.Errorf("the request:\n%s, want\n%s", got, tt.want)
 			}
 		})
+	}
+}
+
+// What the server writes, word for word, is understood.
+func TestSnapshotsOfTheServer(t *testing.T) {
+	answer, err := os.ReadFile("../api/native/testdata/snapshots.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wire map[string]any
+	if err := json.Unmarshal(answer, &wire); err != nil {
+		t.Fatal(err)
+	}
+	delete(wire, "next") // one page will do
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if err := json.NewEncoder(w).Encode(wire); err != nil {
+			t.Error(err)
+		}
+	}))
+	defer server.Close()
+	c, err := client.New(client.Options{APIURL: server.URL, APIKey: "e2b_" + strings.Repeat("0", 40)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for snap, err := range c.Sandboxes.Snapshots(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if snap.Sandbox != "ilive" || snap.Kind != soulbox.ForRollback || snap.Bytes == 0 || !snap.Memory || snap.CreatedAt.IsZero() {
+			t.Errorf("of %s the client reads %+v", answer, snap)
+		}
 	}
 }
