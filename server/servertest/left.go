@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,7 +30,9 @@ func (s *Server) Leftovers(t testing.TB) []string {
 		}
 	}
 	instance := s.Instance(t)
-	add("process", s.processes(t)...)
+	for _, p := range s.processes(t) {
+		add("process", p.String())
+	}
 	add("namespace", list(t, filepath.Join("/run/soulbox/netns", instance))...)
 	add("socket", list(t, filepath.Join("/run/soulbox", instance))...)
 	add("folder", list(t, filepath.Join(s.Data, "sandboxes"))...)
@@ -76,6 +81,74 @@ func (s *Server) Leftovers(t testing.TB) []string {
 	return left
 }
 
+// Strays lists what there is on the machine of sandboxes of this server other
+// than those named. Networks, which bear no sandbox's name, are left out.
+func (s *Server) Strays(t testing.TB, running ...string) []string {
+	t.Helper()
+	return slices.DeleteFunc(s.Leftovers(t), func(left string) bool {
+		return strings.HasPrefix(left, "namespace ") || strings.HasPrefix(left, "device ") ||
+			slices.ContainsFunc(running, func(id string) bool { return strings.Contains(left, id) })
+	})
+}
+
+// KillAll ends the server and every process of its sandboxes as an accident
+// would. Each may have ended already.
+func (s *Server) KillAll(t testing.TB) {
+	t.Helper()
+	s.Kill()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		left := s.processes(t)
+		if len(left) == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("killed, and still there: %v", left)
+		}
+		for _, p := range left {
+			_ = syscall.Kill(p.pid, syscall.SIGKILL) // it may have ended
+		}
+	}
+}
+
+// Reboot leaves of the server and its sandboxes what a restart of the machine
+// leaves: the data folder, in which records speak of a boot that is over.
+func (s *Server) Reboot(t testing.TB) {
+	t.Helper()
+	s.KillAll(t)
+	// Purge removes the folders, too, which a reboot would not.
+	folders, kept := filepath.Join(s.Data, "sandboxes"), s.Data+".kept"
+	if err := os.Rename(folders, kept); err != nil {
+		t.Fatal(err)
+	}
+	s.purge(t)
+	if err := errors.Join(os.RemoveAll(folders), os.Rename(kept, folders)); err != nil {
+		t.Fatal(err)
+	}
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, folder := range s.Folders(t) {
+		path := filepath.Join(folder, "record.json")
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		was := bytes.ReplaceAll(b, bytes.TrimSpace(boot), []byte("00000000-0000-0000-0000-000000000000"))
+		if bytes.Equal(was, b) {
+			t.Fatalf("%s does not say in which boot it was written: %s", path, b)
+		}
+		if err := os.WriteFile(path, was, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, left := range s.Leftovers(t) {
+		if !strings.HasPrefix(left, "folder ") {
+			t.Errorf("not as after a reboot: %s", left)
+		}
+	}
+}
+
 // Folders lists the sandboxes that have a folder, whoever they belong to.
 func (s *Server) Folders(t testing.TB) []string {
 	t.Helper()
@@ -106,19 +179,30 @@ func (s *Server) Instance(t testing.TB) string {
 	return s.log.instance
 }
 
+// A process is one of the machine.
+type process struct {
+	pid  int
+	line string
+}
+
+func (p process) String() string { return fmt.Sprintf("%d %.500q", p.pid, p.line) }
+
 // processes returns those whose command line names the data folder's
 // sandboxes.
-func (s *Server) processes(t testing.TB) []string {
+func (s *Server) processes(t testing.TB) []process {
 	t.Helper()
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var found []string
+	var found []process
 	for _, e := range entries {
 		b, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err == nil && bytes.Contains(b, []byte(filepath.Join(s.Data, "sandboxes"))) {
-			found = append(found, fmt.Sprintf("%s %.60q", e.Name(), b))
+		if err != nil || !bytes.Contains(b, []byte(filepath.Join(s.Data, "sandboxes"))) {
+			continue
+		}
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			found = append(found, process{pid, string(b)})
 		}
 	}
 	return found

@@ -24,9 +24,10 @@ import (
 
 // A Server is one data folder and the process that may be serving it.
 type Server struct {
-	Data   string
-	Binary string
-	Warm   bool // sandboxes are made ahead, as an operator's server does
+	Data    string
+	Binary  string
+	Warm    bool   // sandboxes are made ahead, as an operator's server does
+	Network string // of its sandboxes; empty: it chooses, which two that start at the same time must not
 
 	// Settings are further lines of the configuration file.
 	Settings string
@@ -173,6 +174,21 @@ func clone(from, to string) error {
 	})
 }
 
+// Arm makes the process die when it comes to a step from now on, whether it
+// runs already or not. The empty step makes it safe again.
+func (s *Server) Arm(t testing.TB, step string) {
+	t.Helper()
+	next := s.faultFile() + ".next" // the process must not read half a name
+	if err := os.WriteFile(next, []byte(step), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(next, s.faultFile()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *Server) faultFile() string { return s.Data + ".fault" }
+
 const (
 	startTimeout = 5 * time.Minute // the first start builds the base template
 	stopTimeout  = time.Minute
@@ -196,6 +212,9 @@ func (s *Server) TryStart(env ...string) error {
 		// A step that a test wants to die at must be one of its own creates.
 		settings += "warm_mb: -1\n"
 	}
+	if s.Network != "" {
+		settings += "network: " + s.Network + "\n"
+	}
 	if settings != "" {
 		config := filepath.Join(s.Data, "test.yaml")
 		if err := os.MkdirAll(s.Data, 0o700); err != nil {
@@ -206,7 +225,7 @@ func (s *Server) TryStart(env ...string) error {
 		}
 		s.cmd.Args = append(s.cmd.Args, "--config", config)
 	}
-	s.cmd.Env = append(os.Environ(), env...)
+	s.cmd.Env = append(append(os.Environ(), "SOULBOX_FAULT=file:"+s.faultFile()), env...)
 	s.cmd.Stderr = s.log
 	if err := s.cmd.Start(); err != nil {
 		return err
