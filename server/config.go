@@ -44,6 +44,10 @@ type Config struct {
 	// one of them.
 	Isolation []string `koanf:"isolation"`
 
+	// ReadyNetworks is how many network namespaces wait for sandboxes: a
+	// burst of creates takes them faster than they can be made.
+	ReadyNetworks int `koanf:"ready_networks"`
+
 	// Version is what this program calls itself.
 	Version string `koanf:"-"`
 
@@ -64,6 +68,8 @@ const (
 	defaultDiskMB       = 10 << 10
 	defaultWarmMB       = 512
 	defaultSnapshotsMB  = 50 << 10
+
+	defaultReadyNetworks = 24
 
 	// sandboxPIDs bounds the host threads of one sandbox. An idle one has
 	// about 30; each process that runs at the same time adds one or two.
@@ -93,6 +99,7 @@ func (c Config) filled() (Config, error) {
 	orInt(&c.DiskMB, defaultDiskMB)
 	orInt(&c.WarmMB, defaultWarmMB)
 	orInt(&c.SnapshotsMB, defaultSnapshotsMB)
+	orInt(&c.ReadyNetworks, defaultReadyNetworks)
 	if c.Data == "" {
 		return c, soulbox.Errorf(soulbox.Invalid, "the data folder is not set; name one with --data")
 	}
@@ -142,6 +149,7 @@ func (c Config) check() error {
 		{"disk_mb", c.DiskMB, 64, 1 << 30},
 		{"warm_mb", c.WarmMB, -1, 1 << 20},
 		{"snapshots_mb", c.SnapshotsMB, -1, 1 << 30},
+		{"ready_networks", c.ReadyNetworks, 1, 1000},
 	} {
 		if n.value < n.low || n.value > n.high {
 			return soulbox.Errorf(soulbox.Invalid, "%s is %d; it can be %d to %d", n.name, n.value, n.low, n.high)

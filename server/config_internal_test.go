@@ -19,7 +19,7 @@ func TestConfigDefaults(t *testing.T) {
 	}
 	want := Config{
 		Listen: "127.0.0.1:7070", Data: "/var/lib/soulbox", Database: "sqlite", Metrics: "127.0.0.1:7071", Cache: "/var/cache/soulbox",
-		MaxSandboxes: 1000, MaxHours: 24, MemoryMB: 1024, CPUs: 2, DiskMB: 10240, WarmMB: 512, SnapshotsMB: 50 << 10,
+		MaxSandboxes: 1000, MaxHours: 24, MemoryMB: 1024, CPUs: 2, DiskMB: 10240, WarmMB: 512, SnapshotsMB: 50 << 10, ReadyNetworks: 24,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
@@ -37,7 +37,7 @@ func TestConfigDefaults(t *testing.T) {
 func TestConfigKeepsWhatIsSet(t *testing.T) {
 	want := Config{
 		Listen: "[::1]:80", Data: "/data", Database: "postgres://box@db/box", Metrics: "off", Domain: "box.example.com", Base: "python:3.12",
-		Cache: "/cache", Network: "10.200.0.0/16", Resolver: "9.9.9.9", MaxSandboxes: 3, MaxHours: 1, MemoryMB: 128, CPUs: 1, DiskMB: 64, WarmMB: -1, SnapshotsMB: 7,
+		Cache: "/cache", Network: "10.200.0.0/16", Resolver: "9.9.9.9", MaxSandboxes: 3, MaxHours: 1, MemoryMB: 128, CPUs: 1, DiskMB: 64, WarmMB: -1, SnapshotsMB: 7, ReadyNetworks: 2,
 		Isolation: []string{"gvisor", "runc"}, Version: "1", Fault: "create/recorded",
 	}
 	if got, err := want.filled(); err != nil || !cmp.Equal(got, want) {
@@ -81,6 +81,7 @@ func TestConfigRefuses(t *testing.T) {
 		{"resolver: IPv6", func(c *Config) { c.Resolver = "2620:fe::fe" }, "write an IPv4 address"},
 		{"sandboxes: negative", func(c *Config) { c.MaxSandboxes = -1 }, "max_sandboxes is -1; it can be 1 to 10000"},
 		{"warm: less than none", func(c *Config) { c.WarmMB = -2 }, "warm_mb is -2; it can be -1 to 1048576"},
+		{"no network waits", func(c *Config) { c.ReadyNetworks = -1 }, "ready_networks is -1; it can be 1 to 1000"},
 		{"sandboxes: too many", func(c *Config) { c.MaxSandboxes = 10_001 }, "max_sandboxes is 10001; it can be 1 to 10000"},
 		{"hours: too many", func(c *Config) { c.MaxHours = 8761 }, "max_hours is 8761; it can be 1 to 8760"},
 		{"memory: too little", func(c *Config) { c.MemoryMB = 127 }, "memory_mb is 127; it can be 128 to 1048576"},

@@ -51,10 +51,6 @@ type Server struct {
 }
 
 const (
-	// readyNetworks is how many network namespaces wait for sandboxes: a
-	// burst of creates takes them faster than they can be made.
-	readyNetworks = 24
-
 	// minFree is how much disk must be free for a sandbox to be made: what
 	// the running ones may still write would be missing otherwise.
 	minFree = soulbox.GiB
@@ -140,7 +136,7 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 	var door *proxy.Proxy
 	machine, err := node.Open(ctx, node.Options{
 		Log: log, ID: "local", Dir: cfg.Data, Instance: cfg.instance(), Driver: driver, Others: others, Images: images, Seed: seed,
-		Prefix: prefixOf(cfg.Network), Resolver: addrOf(cfg.Resolver), Ready: readyNetworks, MinFree: minFree, Faults: faults,
+		Prefix: prefixOf(cfg.Network), Resolver: addrOf(cfg.Resolver), Ready: cfg.ReadyNetworks, MinFree: minFree, Faults: faults,
 		WarmMemory: cfg.warm(), WarmFloor: warmFloor, SnapshotBound: cfg.snapshots(),
 		Gone: func(id soulbox.SandboxID) { door.Drop(id) },
 	})

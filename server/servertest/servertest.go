@@ -207,7 +207,8 @@ func (s *Server) Start(t testing.TB, env ...string) {
 func (s *Server) TryStart(env ...string) error {
 	s.log = &output{listening: make(chan struct{})}
 	s.cmd = exec.Command(s.Binary, "serve", "--data", s.Data, "--listen", "127.0.0.1:0", "--metrics", "off", "--log", "text") //nolint:noctx // it ends when Kill says so
-	settings := s.Settings
+	config := filepath.Join(s.Data, "test.yaml")
+	settings := s.Settings + "ready_networks: 4\n" // those of a dead server are removed when the next one starts
 	if !s.Warm {
 		// A step that a test wants to die at must be one of its own creates.
 		settings += "warm_mb: -1\n"
@@ -215,16 +216,13 @@ func (s *Server) TryStart(env ...string) error {
 	if s.Network != "" {
 		settings += "network: " + s.Network + "\n"
 	}
-	if settings != "" {
-		config := filepath.Join(s.Data, "test.yaml")
-		if err := os.MkdirAll(s.Data, 0o700); err != nil {
-			return err
-		}
-		if err := os.WriteFile(config, []byte(settings), 0o600); err != nil {
-			return err
-		}
-		s.cmd.Args = append(s.cmd.Args, "--config", config)
+	if err := os.MkdirAll(s.Data, 0o700); err != nil {
+		return err
 	}
+	if err := os.WriteFile(config, []byte(settings), 0o600); err != nil {
+		return err
+	}
+	s.cmd.Args = append(s.cmd.Args, "--config", config)
 	s.cmd.Env = append(append(os.Environ(), "SOULBOX_FAULT=file:"+s.faultFile()), env...)
 	s.cmd.Stderr = s.log
 	if err := s.cmd.Start(); err != nil {
