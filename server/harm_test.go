@@ -430,7 +430,8 @@ func TestFullDisk(t *testing.T) {
 	o.s.Start(t)
 	o.c = connect(t, o.s)
 	was := o.populate(t)
-	run(t, reach(t, o.c, was.id), `nohup python3 -c '
+	sb := reach(t, o.c, was.id)
+	run(t, sb, `nohup python3 -c '
 import os, time
 b = os.urandom(1 << 20) * 400
 open("big", "w").write("yes")
@@ -457,7 +458,10 @@ until [ -s big ]; do sleep 0.1; done`)
 		if soulbox.KindOf(err) != soulbox.Unavailable || !strings.Contains(err.Error(), "not enough free disk") {
 			t.Errorf("%s while the disk gets full: %v; want Unavailable, because there is no room", tt.what, err)
 		}
-		is := look(t, reach(t, o.c, was.id)) // on the full disk
+		// The sandbox lives on, also on the full disk, but it can write no file
+		// there until there is room again.
+		d.resize(t, d.used(t)+64<<20)
+		is := look(t, sb)
 		was.wantFiles(t, is)
 		was.wantPrograms(t, is)
 		o.wantState(t, was.id, runs)
@@ -474,7 +478,7 @@ until [ -s big ]; do sleep 0.1; done`)
 	}
 
 	o.pause(t, was.id, false)
-	d.resize(t, d.used(t)+1<<20)
+	d.resize(t, d.used(t)+64<<20)
 	_, err := o.c.Sandboxes.Resume(t.Context(), was.id, client.ResumeOptions{Timeout: time.Hour})
 	if soulbox.KindOf(err) != soulbox.Unavailable || !strings.Contains(err.Error(), "free disk") {
 		t.Errorf("resume on a full disk: %v; want Unavailable, because there is no room", err)

@@ -422,9 +422,12 @@ import os, secrets, time
 nonce, n = secrets.token_hex(8), 0
 while True:
     n += 1
-    with open("next", "w") as f:
-        f.write(f"{nonce} {n}")
-    os.replace("next", "count")
+    try:
+        with open("next", "w") as f:
+            f.write(f"{nonce} {n}")
+        os.replace("next", "count")
+    except OSError:
+        pass # the disk is full
     time.sleep(0.02)
 ' >/dev/null 2>&1 &
 until [ -s count ]; do sleep 0.02; done`
