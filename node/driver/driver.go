@@ -81,6 +81,17 @@ type Instance interface {
 	// sandbox stay frozen. Nothing is synced to disk. When ctx ends first, the
 	// runtime may still write to the files for a while, and then goes on.
 	Save(ctx context.Context, dir string, memory bool) error
+
+	// Changes writes to w, as a tar, what the sandbox has on top of its image:
+	// every entry of the upper layer, a folder before what is in it and the
+	// root "./" first, with SCHILY.xattr records of extended attributes. What
+	// was removed is a character device 0/0, perhaps all of it the same one
+	// under many names, and a folder that the image does not shine through has
+	// trusted.overlay.opaque. Sockets are left out. The caller closes w, and
+	// reads it in the meantime if it is a pipe. A file must not change under
+	// it, so the sandbox is frozen. Reading a file may take as much of the
+	// sandbox's memory as the file is big, and so end the sandbox.
+	Changes(ctx context.Context, w *os.File) error
 }
 
 // Capabilities says what sandboxes of a driver can do. A new field is false

@@ -2,13 +2,17 @@
 package drivertest
 
 import (
+	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"mime/multipart"
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -283,15 +287,35 @@ func Run(t *testing.T, h Harness) {
 		wantHealthy(t, inst)
 	})
 
+	t.Run("changes", func(t *testing.T) {
+		_, inst := start(t, h.Open(t), "ip1")
+		content := strings.Repeat("written after the start\n", 1<<15) // more than a pipe takes
+		upload(t, inst, "/files", content)
+		if err := inst.Freeze(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // it repeats
+			names, found := layer(t, inst)
+			if len(names) == 0 || names[0] != "./" || found["./files"] != content {
+				t.Errorf("the upper layer has %q, and %d bytes in the file; want the root first and the %d that were written", names, len(found["./files"]), len(content))
+			}
+		}
+		if err := inst.Thaw(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		wantHealthy(t, inst)
+	})
+
 	t.Run("save_of_the_dead", func(t *testing.T) {
 		d := h.Open(t)
 		spec, inst := start(t, d, "im")
 		h.Crash(t, spec)
 		wantDone(t, inst)
 		for what, err := range map[string]error{
-			"Save":   inst.Save(t.Context(), t.TempDir(), true),
-			"Freeze": inst.Freeze(t.Context()),
-			"Thaw":   inst.Thaw(t.Context()),
+			"Save":    inst.Save(t.Context(), t.TempDir(), true),
+			"Freeze":  inst.Freeze(t.Context()),
+			"Thaw":    inst.Thaw(t.Context()),
+			"Changes": inst.Changes(t.Context(), openJunk(t)),
 		} {
 			if err == nil {
 				t.Errorf("%s of a sandbox that has ended succeeds", what)
@@ -322,8 +346,72 @@ func Run(t *testing.T, h Harness) {
 	})
 }
 
+// layer reads what a sandbox has on top of its image: the names in their order,
+// and what is in the files.
+func layer(t *testing.T, inst driver.Instance) (names []string, files map[string]string) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	written := make(chan error, 1)
+	go func() { written <- errors.Join(inst.Changes(t.Context(), w), w.Close()) }()
+	files = map[string]string{}
+	for in := tar.NewReader(r); ; {
+		h, err := in.Next()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		var b []byte
+		if err == nil {
+			b, err = io.ReadAll(in)
+		}
+		if err != nil {
+			t.Fatalf("Changes writes what is no tar: %v", err)
+		}
+		names = append(names, h.Name)
+		if h.Typeflag == tar.TypeReg {
+			files[h.Name] = string(b)
+		}
+	}
+	if _, err := io.Copy(io.Discard, r); err != nil { // what fills the last record
+		t.Error(err)
+	}
+	if err := <-written; err != nil {
+		t.Errorf("Changes: %v", err)
+	}
+	return names, files
+}
+
+// upload has the agent write a file.
+func upload(t *testing.T, inst driver.Instance, path, content string) {
+	t.Helper()
+	var body bytes.Buffer
+	form := multipart.NewWriter(&body)
+	part, err := form.CreateFormFile("file", path)
+	if err == nil {
+		_, err = io.WriteString(part, content)
+	}
+	if err = errors.Join(err, form.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if code := ask(t, inst, http.MethodPost, "/files?username=root&path="+path, form.FormDataContentType(), &body); code/100 != 2 {
+		t.Errorf("POST /files: %d, want 2xx", code)
+	}
+}
+
 // wantHealthy asks the agent whether it is well.
 func wantHealthy(t *testing.T, inst driver.Instance) {
+	t.Helper()
+	if code := ask(t, inst, http.MethodGet, "/health", "", http.NoBody); code != http.StatusNoContent {
+		t.Errorf("GET /health: %d, want 204", code)
+	}
+}
+
+// ask sends a request to the agent and returns the status, 0 if it does not
+// answer.
+func ask(t *testing.T, inst driver.Instance, verb, path, contentType string, body io.Reader) int {
 	t.Helper()
 	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return inst.Dial(ctx, guest.Port)
@@ -331,19 +419,18 @@ func wantHealthy(t *testing.T, inst driver.Instance) {
 	defer tr.CloseIdleConnections()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/health", nil)
+	req, err := http.NewRequestWithContext(ctx, verb, "http://agent"+path, body)
 	if err != nil {
 		t.Fatal(err)
 	}
+	req.Header.Set("Content-Type", contentType)
 	res, err := tr.RoundTrip(req)
 	if err != nil {
-		t.Errorf("GET /health: %v", err)
-		return
+		t.Errorf("%s %s: %v", verb, path, err)
+		return 0
 	}
 	res.Body.Close()
-	if res.StatusCode != http.StatusNoContent {
-		t.Errorf("GET /health: %s, want 204", res.Status)
-	}
+	return res.StatusCode
 }
 
 // knock makes connections in every state: it opens them as fast as it can and

@@ -4,6 +4,7 @@
 package fake
 
 import (
+	"archive/tar"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -295,6 +296,27 @@ func (i *instance) Save(ctx context.Context, dir string, memory bool) error {
 	}
 	_, err = f.Write(b)
 	return errors.Join(err, f.Close())
+}
+
+// Changes implements [driver.Instance]: what a sandbox remembers on disk is in
+// its file "files".
+func (i *instance) Changes(ctx context.Context, w *os.File) error {
+	if err := i.able(ctx); err != nil {
+		return err
+	}
+	out := tar.NewWriter(w)
+	if err := out.WriteHeader(&tar.Header{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755}); err != nil {
+		return err
+	}
+	if _, files := i.guest.Recall(); files != "" {
+		if err := out.WriteHeader(&tar.Header{Name: "./files", Typeflag: tar.TypeReg, Mode: 0o644, Size: int64(len(files))}); err != nil {
+			return err
+		}
+		if _, err := io.WriteString(out, files); err != nil {
+			return err
+		}
+	}
+	return out.Close()
 }
 
 // able returns why nothing can be asked of the sandbox.

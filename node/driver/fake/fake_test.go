@@ -20,7 +20,22 @@ import (
 )
 
 func TestDriver(t *testing.T) {
-	agent := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	agent := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/files" { // an upload
+			f, _, err := r.FormFile("file")
+			if err != nil {
+				w.WriteHeader(http.StatusBadRequest)
+				return
+			}
+			b, err := io.ReadAll(f)
+			if err != nil {
+				w.WriteHeader(http.StatusBadRequest)
+				return
+			}
+			fake.GuestOf(r).Remember("", string(b))
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
 	first := fake.New(agent)
 	drivertest.Run(t, drivertest.Harness{
 		Open: func(*testing.T) driver.Driver { return first.Reopen() },

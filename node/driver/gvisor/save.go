@@ -65,6 +65,14 @@ func (i *instance) Save(ctx context.Context, dir string, memory bool) (err error
 	return i.call(ctx, boot.ContMgrCheckpoint, &opts)
 }
 
+// Changes implements [driver.Instance]. The sentry reads each file whole before
+// it writes it.
+func (i *instance) Changes(ctx context.Context, w *os.File) error {
+	opts := control.TarRootfsUpperLayerOpts{}
+	opts.FilePayload.Files = []*os.File{w}
+	return i.call(ctx, boot.FsTarRootfsUpperLayer, &opts)
+}
+
 // call asks the sentry for something and returns when it has answered, or when
 // ctx or the sentry has ended.
 func (i *instance) call(ctx context.Context, method string, arg any) error {
