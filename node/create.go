@@ -46,6 +46,7 @@ type origin struct {
 	token string            // what the agent in saved asks for until it is told otherwise
 	files bool              // of saved, which has memory too, only the files are wanted
 	class soulbox.Isolation // whose driver starts it
+	live  *sandbox          // instead of saved: the files of this one, as they are now
 }
 
 // bringUp makes sandbox sb, whose defaults are those of t, out of o.
@@ -129,6 +130,13 @@ func (n *Node) start(ctx context.Context, rec record, o origin) (_ *fresh, err e
 		}
 	}
 	n.Faults.Reach("node/grouped")
+	if o.live != nil {
+		files := filepath.Join(dir, savedFolder)
+		if err := n.saveLive(ctx, o.live, files); err != nil {
+			return nil, fmt.Errorf("save the files of sandbox %s: %w", o.live.record.ID, err)
+		}
+		o.saved = &driver.Saved{Dir: files, Check: func() error { return nil }} // written a moment ago
+	}
 
 	spec := driver.Spec{
 		ID: id, Dir: dir, Image: o.image, Size: rec.Size,
@@ -150,7 +158,7 @@ func (n *Node) start(ctx context.Context, rec record, o origin) (_ *fresh, err e
 		return nil, err
 	}
 	n.Faults.Reach("node/started")
-	if o.files { // whoever still reads them has them open
+	if o.files || o.live != nil { // whoever still reads them has them open
 		if err := os.RemoveAll(spec.Saved.Dir); err != nil {
 			return nil, fmt.Errorf("create sandbox %s: %w", id, err)
 		}
@@ -207,6 +215,10 @@ func (n *Node) undo(ctx context.Context, f *fresh) {
 // imageFile is a link to a sandbox's root image, in its folder: what is
 // written down of it needs the image, whatever becomes of the template.
 const imageFile = "image.erofs"
+
+// savedFolder is where files lie, in the folder of the sandbox that is made of
+// them, until it has started.
+const savedFolder = "files"
 
 // link gives an open file another name, even if it has lost the first one.
 func link(f *os.File, path string) error {

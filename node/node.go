@@ -22,7 +22,7 @@
 // node/leased, node/recorded, node/grouped, node/started, node/initialised,
 // and node/destroyed; of a snapshot node/held, node/frozen, snapshot/saved,
 // snapshot/synced, node/written and node/thawed; of a warm sandbox node/warm and
-// node/claimed.
+// node/claimed; of one that is made to be compared node/opened.
 //
 // # Held sandboxes
 //
@@ -101,6 +101,7 @@ type Node struct {
 	cgroups   *cgroup.Parent
 	snapshots *snapshot.Store
 	pool      *pool.Pool
+	diffs     chan struct{} // full while as many comparisons go on as may
 	exits     chan soulbox.Exit
 	stop      context.CancelFunc
 	ctx       context.Context //nolint:containedctx // the life of the node, which its goroutines share

@@ -19,7 +19,7 @@ import (
 // process left running, reports the end of those that do not run any more, and
 // removes what belongs to none.
 func Open(ctx context.Context, o Options) (_ *Node, err error) {
-	n := &Node{Options: o, table: map[soulbox.SandboxID]*sandbox{}, slots: map[soulbox.SandboxID]netns.Slot{}, warm: map[soulbox.SandboxID]*fresh{}, leaving: map[soulbox.SandboxID]chan struct{}{}, exits: make(chan soulbox.Exit)}
+	n := &Node{Options: o, table: map[soulbox.SandboxID]*sandbox{}, slots: map[soulbox.SandboxID]netns.Slot{}, warm: map[soulbox.SandboxID]*fresh{}, leaving: map[soulbox.SandboxID]chan struct{}{}, exits: make(chan soulbox.Exit), diffs: make(chan struct{}, diffs)}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return nil, fmt.Errorf("open node: %w", err)

@@ -225,7 +225,7 @@ func (n *Node) leaveMemory(ctx context.Context, spec *driver.Spec) error {
 		spec.Image.Close()
 		return fmt.Errorf("restore the files of sandbox %s: %w", spec.ID, err)
 	}
-	files := filepath.Join(spec.Dir, "files")
+	files := filepath.Join(spec.Dir, savedFolder)
 	err = n.saveFiles(ctx, *spec, files)
 	if err != nil {
 		again.Close()

@@ -390,6 +390,11 @@ func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if failing != 0 {
 			w.WriteHeader(failing)
 		}
+	case "/write":
+		b := make([]byte, 64<<10)
+		n, _ := r.Body.Read(b) // as above
+		token, _ := guest.Recall()
+		guest.Remember(token, string(b[:n]))
 	case "/whoami":
 		_, files := guest.Recall()
 		fmt.Fprint(w, files)
@@ -440,7 +445,8 @@ type failure struct {
 	freeze, thaw, save    error
 	restart               error // of a sandbox of files only
 	until, saving         chan struct{}
-	freezes               bool // Freeze fails after it has frozen
+	freezes               bool                                  // Freeze fails after it has frozen
+	changes               func(context.Context, *os.File) error // instead of the fake's; nil: that
 }
 
 // seen is what the drivers of a world were asked for.

@@ -23,9 +23,9 @@ type Limits struct {
 	Content soulbox.Bytes // of all files together; a hole counts
 }
 
-// Read reads a layer to its end. What is beyond the limits is Invalid, and so is
-// what is no layer: each folder, the root among them, comes once and before what
-// is in it.
+// Read reads a layer to its end. What is beyond the limits is Invalid, and what is
+// no layer is Unavailable: each folder, the root among them, comes once and
+// before what is in it.
 func Read(r io.Reader, lim Limits) (*Layer, error) {
 	l := &Layer{marks: map[string]mark{}, below: map[string]bool{}}
 	// Headers without an entry have no other bound.
@@ -37,7 +37,7 @@ func Read(r io.Reader, lim Limits) (*Layer, error) {
 			return l, nil
 		}
 		if err != nil {
-			return nil, soulbox.Hide(soulbox.Invalid, err, "what the sandbox has written cannot be read")
+			return nil, soulbox.Hide(soulbox.Unavailable, err, "what the sandbox has written cannot be read")
 		}
 		if names += len(h.Name) + len(h.Linkname); n == maxEntries || names > maxNames {
 			return nil, soulbox.Errorf(soulbox.Invalid, "the sandbox has written more than %d files, or %d MiB of names: too many to compare", maxEntries, maxNames>>20)
@@ -55,7 +55,7 @@ func Read(r io.Reader, lim Limits) (*Layer, error) {
 		name := clean(h.Name)
 		above, ok := l.marks[parent(name)]
 		if _, twice := l.marks[name]; twice || name != "" && (!ok || above.gone || above.kind != soulbox.Folder) {
-			return nil, soulbox.Errorf(soulbox.Invalid, "what the sandbox has written cannot be read: %.200q is out of place", h.Name)
+			return nil, soulbox.Errorf(soulbox.Unavailable, "what the sandbox has written cannot be read: %.200q is out of place", h.Name)
 		}
 		m.covers = m.covers || m.gone || m.kind != soulbox.Folder || above.covers
 		l.marks[name] = m
@@ -82,15 +82,15 @@ func (l *Layer) mark(h *tar.Header, content io.Reader) (mark, error) {
 		sum := sha256.New()
 		var err error
 		if m.size, err = io.Copy(sum, content); err != nil {
-			return mark{}, soulbox.Hide(soulbox.Invalid, err, "what the sandbox has written cannot be read")
+			return mark{}, soulbox.Hide(soulbox.Unavailable, err, "what the sandbox has written cannot be read")
 		}
 		sum.Sum(m.hash[:0])
 	case tar.TypeSymlink:
 		m.kind, m.link, m.mode = soulbox.Link, h.Linkname, 0 // a link has no mode
 	case tar.TypeLink:
 		first, ok := l.marks[clean(h.Linkname)]
-		if !ok || first.gone || first.kind == soulbox.Folder {
-			return mark{}, soulbox.Errorf(soulbox.Invalid, "what the sandbox has written cannot be read: %.200q is another name of nothing", h.Name)
+		if !ok || !first.gone && first.kind == soulbox.Folder { // all whiteouts may be one
+			return mark{}, soulbox.Errorf(soulbox.Unavailable, "what the sandbox has written cannot be read: %.200q is another name of nothing", h.Name)
 		}
 		return first, nil
 	default:
