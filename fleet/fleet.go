@@ -153,6 +153,10 @@ type node interface {
 	// Verify reads a snapshot and compares it with its hashes.
 	Verify(ctx context.Context, id soulbox.SnapshotID) error
 
+	// Diff tells which files of a sandbox differ in its snapshot b, as against
+	// those in a. A nil b is the sandbox as it is now.
+	Diff(ctx context.Context, id soulbox.SandboxID, a, b *soulbox.Snapshot) (soulbox.Changes, error)
+
 	// RemoveSnapshot deletes one; who restores it now gets all of it. An
 	// unknown one succeeds.
 	RemoveSnapshot(ctx context.Context, id soulbox.SnapshotID) error

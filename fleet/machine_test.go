@@ -65,6 +65,7 @@ type machine struct {
 	onRestore  func(context.Context, *soulbox.Sandbox, *soulbox.Snapshot) error // what it leaves is half-made
 	onVerify   func(soulbox.SnapshotID) error
 	onRemove   func(soulbox.SnapshotID) error
+	onDiff     func(context.Context, soulbox.SandboxID) error
 }
 
 func newMachine() *machine {
@@ -283,6 +284,32 @@ func (m *machine) RemoveSnapshot(_ context.Context, id soulbox.SnapshotID) error
 	delete(m.snaps, id)
 	m.keep()
 	return nil
+}
+
+// Diff tells of each line that was written since as of a file.
+func (m *machine) Diff(ctx context.Context, id soulbox.SandboxID, a, b *soulbox.Snapshot) (soulbox.Changes, error) {
+	if m.onDiff != nil {
+		if err := m.onDiff(ctx, id); err != nil {
+			return soulbox.Changes{}, err
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	before, ok := m.snaps[a.ID]
+	after, alive := m.minds[id]
+	if b != nil {
+		after, alive = m.snaps[b.ID]
+	}
+	if !ok || !alive {
+		return soulbox.Changes{}, soulbox.Errorf(soulbox.NotFound, "nothing to compare")
+	}
+	var all soulbox.Changes
+	for _, line := range after.Files {
+		if !slices.Contains(before.Files, line) {
+			all.List = append(all.List, soulbox.Change{Path: "/" + line, Kind: soulbox.Created, Type: soulbox.File})
+		}
+	}
+	return all, nil
 }
 
 func (m *machine) Snapshots(context.Context) (map[soulbox.SnapshotID]soulbox.Bytes, error) {
