@@ -25,6 +25,8 @@ type fleet interface {
 	// Checkpoints returns them oldest first.
 	Checkpoints(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID) ([]*soulbox.Snapshot, error)
 	RemoveCheckpoint(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, checkpoint soulbox.SnapshotID) error
+	// Diff tells what differs in b as against a; an empty b is now.
+	Diff(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, a, b soulbox.SnapshotID) (soulbox.Changes, error)
 	Rollback(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, checkpoint soulbox.SnapshotID) (*soulbox.Sandbox, error)
 
 	Snapshots(ctx context.Context, filter soulbox.SnapshotFilter) (soulbox.SnapshotPage, error)
@@ -88,6 +90,7 @@ func Routes(f fleet, k keys, t templates, o Options) []api.Route {
 		{Verb: get, Path: "/v1/sandboxes/{sandbox}/checkpoints", Permission: api.ReadSandboxes, Handle: n.listCheckpoints},
 		{Verb: post, Path: "/v1/sandboxes/{sandbox}/checkpoints", Permission: api.WriteSandboxes, Handle: n.checkpoint},
 		{Verb: remove, Path: "/v1/sandboxes/{sandbox}/checkpoints/{checkpoint}", Permission: api.WriteSandboxes, Handle: n.removeCheckpoint},
+		{Verb: get, Path: "/v1/sandboxes/{sandbox}/checkpoints/{a}/diff/{b}", Permission: api.ReadSandboxes, Handle: n.diff},
 		{Verb: post, Path: "/v1/sandboxes/{sandbox}/rollback", Permission: api.WriteSandboxes, Handle: n.rollback},
 
 		{Verb: get, Path: "/v1/snapshots", Permission: api.ReadSandboxes, Handle: n.listSnapshots},

@@ -119,6 +119,14 @@ func (w *world) RemoveCheckpoint(_ context.Context, _ soulbox.TeamID, _ soulbox.
 	return nil
 }
 
+func (w *world) Diff(_ context.Context, _ soulbox.TeamID, id soulbox.SandboxID, a, b soulbox.SnapshotID) (soulbox.Changes, error) {
+	w.asked = []soulbox.SnapshotID{a, b}
+	return soulbox.Changes{Truncated: b == "", List: []soulbox.Change{
+		{Path: "/home/user/" + string(id), Kind: soulbox.Changed, Type: soulbox.File, Size: 7},
+		{Path: "/home/user/\xff", Kind: soulbox.Removed, Type: soulbox.Folder},
+	}}, nil
+}
+
 func (w *world) Rollback(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, c soulbox.SnapshotID) (*soulbox.Sandbox, error) {
 	w.asked = c
 	s, err := w.Get(ctx, team, id)
@@ -286,6 +294,8 @@ func TestAnswers(t *testing.T) {
 		{"checkpoints", "GET", "/v1/sandboxes/ilive/checkpoints", "", 200, nil},
 		{"", "DELETE", "/v1/sandboxes/ilive/checkpoints/" + laterID, "", 204, soulbox.SnapshotID(laterID)},
 		{"", "DELETE", "/v1/sandboxes/ilive/checkpoints/Before%20the%20test%2F1", "", 204, soulbox.SnapshotID(firstID)},
+		{"diff", "GET", "/v1/sandboxes/ilive/checkpoints/Before%20the%20test%2F1/diff/" + laterID, "", 200, []soulbox.SnapshotID{firstID, laterID}},
+		{"diff-now", "GET", "/v1/sandboxes/ilive/checkpoints/" + laterID + "/diff/now", "", 200, []soulbox.SnapshotID{laterID, ""}},
 		{"rolled-back", "POST", "/v1/sandboxes/ilive/rollback", `{"checkpoint":"Before the test/1"}`, 200, soulbox.SnapshotID(firstID)},
 		{"", "POST", "/v1/sandboxes/ilive/rollback", `{"checkpoint":"` + laterID + `"}`, 200, soulbox.SnapshotID(laterID)},
 		{"snapshots", "GET", "/v1/snapshots", "", 200, soulbox.SnapshotFilter{Team: "ours", Limit: 100}},
@@ -347,6 +357,12 @@ func TestRefused(t *testing.T) {
 		{"DELETE", "/v1/sandboxes/ilive/checkpoints/" + laterID, "", "theirs", 404, "does not exist"},
 		{"DELETE", "/v1/sandboxes/ilive/checkpoints/none", "", "ours", 404, `sandbox ilive has no checkpoint "none"`},
 		{"DELETE", "/v1/sandboxes/UPPER/checkpoints/none", "", "ours", 400, "is not the id of a sandbox"},
+		{"POST", "/v1/sandboxes/ilive/checkpoints", `{"name":" now"}`, "ours", 400, "stands for the sandbox as it is"},
+		{"GET", "/v1/sandboxes/ilive/checkpoints/" + laterID + "/diff/now", "", "theirs", 404, "does not exist"},
+		{"GET", "/v1/sandboxes/ilive/checkpoints/none/diff/now", "", "ours", 404, `sandbox ilive has no checkpoint "none"`},
+		{"GET", "/v1/sandboxes/ilive/checkpoints/now/diff/now", "", "ours", 404, `sandbox ilive has no checkpoint "now"`},
+		{"GET", "/v1/sandboxes/ilive/checkpoints/" + laterID + "/diff/none", "", "ours", 404, `sandbox ilive has no checkpoint "none"`},
+		{"GET", "/v1/sandboxes/UPPER/checkpoints/" + laterID + "/diff/now", "", "ours", 400, "is not the id of a sandbox"},
 		{"POST", "/v1/sandboxes/ilive/rollback", `{"checkpoint":"` + laterID + `"}`, "theirs", 404, "does not exist"},
 		{"POST", "/v1/sandboxes/ilive/rollback", ``, "ours", 400, "needs a body"},
 		{"POST", "/v1/sandboxes/ilive/rollback", `{}`, "ours", 400, "checkpoint is needed"},

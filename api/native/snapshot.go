@@ -46,6 +46,8 @@ func checkpointName(s string) (string, error) {
 		return "", soulbox.Errorf(soulbox.Invalid, "name must have at most %d bytes, all of them printable", maxCheckpointName)
 	case soulbox.SnapshotID(s).Valid():
 		return "", soulbox.Errorf(soulbox.Invalid, "name: %q looks like the id of a checkpoint; choose another", s)
+	case s == asItIs:
+		return "", soulbox.Errorf(soulbox.Invalid, "name: %q stands for the sandbox as it is; choose another", s)
 	}
 	return s, nil
 }
@@ -113,6 +115,33 @@ func (n *room) rollback(w http.ResponseWriter, r *http.Request, who soulbox.Acto
 		return err
 	}
 	return api.Answer(w, http.StatusOK, sandboxOf(s))
+}
+
+// asItIs is what stands for the sandbox itself where a checkpoint could.
+const asItIs = "now"
+
+// diff tells which files differ between two checkpoints, or a checkpoint and
+// now.
+func (n *room) diff(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
+	id, err := sandboxID(r)
+	if err != nil {
+		return err
+	}
+	a, err := n.findCheckpoint(r.Context(), who.Team, id, r.PathValue("a"))
+	if err != nil {
+		return err
+	}
+	var b soulbox.SnapshotID
+	if name := r.PathValue("b"); name != asItIs {
+		if b, err = n.findCheckpoint(r.Context(), who.Team, id, name); err != nil {
+			return err
+		}
+	}
+	found, err := n.fleet.Diff(r.Context(), who.Team, id, a, b)
+	if err != nil {
+		return err
+	}
+	return api.Answer(w, http.StatusOK, changesOf(found))
 }
 
 // findCheckpoint returns the id of the checkpoint that has an id or name.

@@ -123,6 +123,27 @@ func checkpointOf(c *soulbox.Snapshot, current soulbox.SnapshotID) checkpointAns
 	}
 }
 
+// changeList is what differs between two moments of a sandbox.
+type changeList struct {
+	Changes   []changeAnswer `json:"changes"`
+	Truncated bool           `json:"truncated"`
+}
+
+type changeAnswer struct {
+	Path  string `json:"path"`
+	Kind  string `json:"kind"`
+	Type  string `json:"type"`
+	Bytes int64  `json:"bytes"` // what is in the file after
+}
+
+func changesOf(c soulbox.Changes) changeList {
+	out := changeList{Changes: make([]changeAnswer, len(c.List)), Truncated: c.Truncated}
+	for i, c := range c.List {
+		out.Changes[i] = changeAnswer{Path: c.Path, Kind: string(c.Kind), Type: string(c.Type), Bytes: int64(c.Size)}
+	}
+	return out
+}
+
 type snapshotList struct {
 	Snapshots []snapshotAnswer `json:"snapshots"`
 	Next      string           `json:"next,omitempty"` // the cursor of the next page
