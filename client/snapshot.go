@@ -110,6 +110,33 @@ func (s *Sandboxes) Checkpoints(ctx context.Context, id string) ([]*Snapshot, er
 	return list, nil
 }
 
+// Diff tells which files of a sandbox differ in checkpoint b, as against those in
+// checkpoint a. Each is named by its id or name. Without b, or when it is "now",
+// it is the sandbox as it is, which has to run.
+func (s *Sandboxes) Diff(ctx context.Context, id, a, b string) (*soulbox.Changes, error) {
+	if b == "" {
+		b = "now"
+	}
+	if a == "" || a == "." || a == ".." || b == "." || b == ".." {
+		return nil, soulbox.Errorf(soulbox.Invalid, "a checkpoint is named by its id or its name, not by %q and %q", a, b)
+	}
+	path, err := sandboxPath("/v1/sandboxes/", id, "/checkpoints/"+url.PathEscape(a)+"/diff/"+url.PathEscape(b))
+	if err != nil {
+		return nil, err
+	}
+	var out changesWire
+	ctx, cancel := context.WithTimeout(ctx, workTimeout)
+	defer cancel()
+	if _, err := s.c.exchange(ctx, http.MethodGet, path, nil, nil, &out); err != nil {
+		return nil, err
+	}
+	found := &soulbox.Changes{Truncated: out.Truncated}
+	for _, c := range out.Changes {
+		found.List = append(found.List, soulbox.Change(c))
+	}
+	return found, nil
+}
+
 // RemoveCheckpoint removes a checkpoint of a sandbox, by the checkpoint's id.
 // What came after it stays.
 func (s *Sandboxes) RemoveCheckpoint(ctx context.Context, id, checkpoint string) error {
@@ -153,6 +180,18 @@ func snapshotPath(before, id string) (string, error) {
 
 type nameWire struct {
 	Name string `json:"name,omitempty"`
+}
+
+// changesWire is what differs, of the native API, with the fields of
+// [soulbox.Change].
+type changesWire struct {
+	Changes []struct {
+		Path string             `json:"path"`
+		Kind soulbox.ChangeKind `json:"kind"`
+		Type soulbox.FileType   `json:"type"`
+		Size soulbox.Bytes      `json:"bytes"`
+	} `json:"changes"`
+	Truncated bool `json:"truncated"`
 }
 
 // snapshotsWire is a page of the native list.

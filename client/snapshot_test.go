@@ -365,6 +365,14 @@ func TestLifeWire(t *testing.T) {
 		{"remove checkpoint", `DELETE /v1/sandboxes/i0/checkpoints/` + snap + ` `, func(ctx context.Context, s *client.Sandboxes) error {
 			return s.RemoveCheckpoint(ctx, box, snap)
 		}},
+		{"diff", `GET /v1/sandboxes/i0/checkpoints/a%2Fb/diff/` + snap + ` `, func(ctx context.Context, s *client.Sandboxes) error {
+			_, err := s.Diff(ctx, box, "a/b", snap)
+			return err
+		}},
+		{"diff with now", `GET /v1/sandboxes/i0/checkpoints/a/diff/now `, func(ctx context.Context, s *client.Sandboxes) error {
+			_, err := s.Diff(ctx, box, "a", "")
+			return err
+		}},
 		{"rollback", `POST /v1/sandboxes/i0/rollback {"checkpoint":"a/b"}`, func(ctx context.Context, s *client.Sandboxes) error {
 			_, err := s.Rollback(ctx, box, "a/b")
 			return err
@@ -420,6 +428,56 @@ func TestSnapshotsOfTheServer(t *testing.T) {
 		}
 		if snap.Sandbox != "ilive" || snap.Kind != soulbox.ForRollback || snap.Bytes == 0 || !snap.Memory || snap.CreatedAt.IsZero() {
 			t.Errorf("of %s the client reads %+v", answer, snap)
+		}
+	}
+}
+
+func TestDiff(t *testing.T) {
+	ctx := t.Context()
+	c, _ := newClient(t)
+	box, err := c.Sandboxes.Create(ctx, client.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func(script string) {
+		t.Helper()
+		if _, err := box.Run(ctx, script, client.RunOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run("echo one >note; echo x >old")
+	first, err := c.Sandboxes.Checkpoint(ctx, box.ID, "first")
+	if err != nil {
+		t.Fatal(err)
+	}
+	run("echo other >note; rm old")
+	if _, err := c.Sandboxes.Checkpoint(ctx, box.ID, "second"); err != nil {
+		t.Fatal(err)
+	}
+	run("mkdir d; echo y >d/new")
+	gone := []soulbox.Change{
+		{Path: "/note", Kind: soulbox.Changed, Type: soulbox.File, Size: 6},
+		{Path: "/old", Kind: soulbox.Removed, Type: soulbox.File},
+	}
+	for b, want := range map[string][]soulbox.Change{
+		"second": gone,
+		"first":  nil,
+		"":       append([]soulbox.Change{{Path: "/d/new", Kind: soulbox.Created, Type: soulbox.File, Size: 2}}, gone...),
+	} {
+		got, err := c.Sandboxes.Diff(ctx, box.ID, first.ID, b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(&soulbox.Changes{List: want}, got); diff != "" {
+			t.Errorf("Diff with %q: (-want +got)\n%s", b, diff)
+		}
+	}
+	for what, tt := range map[string]struct {
+		a, b string
+		want soulbox.Kind
+	}{"no name": {"", "", soulbox.Invalid}, "a dot": {"first", "..", soulbox.Invalid}, "none": {"none", "", soulbox.NotFound}, "none after": {"first", "none", soulbox.NotFound}} {
+		if _, err := c.Sandboxes.Diff(ctx, box.ID, tt.a, tt.b); soulbox.KindOf(err) != tt.want {
+			t.Errorf("%s: %v, want kind %d", what, err, tt.want)
 		}
 	}
 }

@@ -89,6 +89,7 @@ func New(home string) *Server {
 	mux.HandleFunc("POST /v1/sandboxes/{id}/checkpoints", s.createCheckpoint)
 	mux.HandleFunc("GET /v1/sandboxes/{id}/checkpoints", s.listCheckpoints)
 	mux.HandleFunc("DELETE /v1/sandboxes/{id}/checkpoints/{checkpoint}", s.removeCheckpoint)
+	mux.HandleFunc("GET /v1/sandboxes/{id}/checkpoints/{a}/diff/{b}", s.diff)
 	mux.HandleFunc("POST /v1/sandboxes/{id}/rollback", s.rollback)
 	s.sessionRoutes(mux)
 	mux.HandleFunc("GET /v1/templates", s.listTemplates)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/soulbox/soulbox"
@@ -225,6 +226,71 @@ func (s *Server) rollback(w http.ResponseWriter, r *http.Request) {
 	}
 	b.from = snap.ID
 	answer(w, http.StatusOK, b.wire())
+}
+
+// diff compares the regular files in copies of a sandbox's folder, or in one and
+// in the folder itself.
+func (s *Server) diff(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.running(w, r)
+	if b == nil {
+		return
+	}
+	var moments [2]map[string]string
+	for i, ref := range []string{r.PathValue("a"), r.PathValue("b")} {
+		dir := b.agent.home
+		if i == 0 || ref != "now" {
+			snap := named(s.taken(soulbox.ForRollback, b), ref)
+			if snap == nil {
+				refuse(w, http.StatusNotFound, "sandbox "+b.id+" has no checkpoint "+strconv.Quote(ref))
+				return
+			}
+			dir = snap.dir
+		}
+		var err error
+		if moments[i], err = contents(dir); err != nil {
+			refuse(w, http.StatusInternalServerError, err.Error())
+			return
+		}
+	}
+	type change struct {
+		Path  string             `json:"path"`
+		Kind  soulbox.ChangeKind `json:"kind"`
+		Type  soulbox.FileType   `json:"type"`
+		Bytes int                `json:"bytes"`
+	}
+	all := []change{}
+	for path, is := range moments[1] {
+		was, ok := moments[0][path]
+		switch {
+		case !ok:
+			all = append(all, change{path, soulbox.Created, soulbox.File, len(is)})
+		case was != is:
+			all = append(all, change{path, soulbox.Changed, soulbox.File, len(is)})
+		}
+	}
+	for path := range moments[0] {
+		if _, ok := moments[1][path]; !ok {
+			all = append(all, change{path, soulbox.Removed, soulbox.File, 0})
+		}
+	}
+	slices.SortFunc(all, func(x, y change) int { return strings.Compare(x.Path, y.Path) })
+	answer(w, http.StatusOK, map[string]any{"changes": all, "truncated": false})
+}
+
+// contents returns what is in the regular files of a folder.
+func contents(dir string) (map[string]string, error) {
+	all := map[string]string{}
+	root := os.DirFS(dir)
+	return all, fs.WalkDir(root, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		b, err := fs.ReadFile(root, path)
+		all["/"+path] = string(b)
+		return err
+	})
 }
 
 // emptyFolder removes what is in a folder.
