@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"sync"
 
 	"github.com/spf13/cobra"
 
+	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/client"
 )
 
@@ -13,6 +15,7 @@ func checkpointCommand(c *cli) *cobra.Command {
 	return group("checkpoint", "Return a sandbox to an earlier moment",
 		checkpointCreateCommand(c),
 		checkpointLsCommand(c),
+		checkpointDiffCommand(c),
 		checkpointRollbackCommand(c),
 		checkpointRmCommand(c),
 	)
@@ -81,6 +84,69 @@ func mark(s *client.Snapshot) string {
 		return "*"
 	}
 	return ""
+}
+
+type changeJSON struct {
+	Path string             `json:"path"`
+	Kind soulbox.ChangeKind `json:"kind"`
+	Type soulbox.FileType   `json:"type"`
+	Size soulbox.Bytes      `json:"bytes"`
+}
+
+func checkpointDiffCommand(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "diff [flags] SANDBOX CHECKPOINT [CHECKPOINT]",
+		Short: "Show which files differ between two checkpoints, or between one and now",
+		Long: "Show which files of a sandbox differ at the second checkpoint, as against the first;\n" +
+			"without the second, or with the word now, in the sandbox as it is, which has to run.\n" +
+			"Each line has what became of the file, its size after that, and its path. A folder\n" +
+			"that came or went with something in it is not shown, but what was in it.",
+		Example: "  soulbox checkpoint diff i6k2… before\n" +
+			"  soulbox checkpoint diff i6k2… before after",
+		Args:              wantArgs(2, 3),
+		ValidArgsFunction: c.completeCheckpoints,
+	}
+	asJSON := jsonFlag(cmd)
+	cmd.RunE = c.asking(func(ctx context.Context, api *client.Client, args []string) error {
+		wait := c.progress("comparing")
+		defer wait.stop()
+		found, err := api.Sandboxes.Diff(ctx, args[0], args[1], second(args[1:]))
+		if err != nil {
+			return err
+		}
+		wait.stop()
+		if *asJSON {
+			list := []changeJSON{}
+			for _, f := range found.List {
+				list = append(list, changeJSON(f))
+			}
+			return c.json(struct {
+				Changes   []changeJSON `json:"changes"`
+				Truncated bool         `json:"truncated"`
+			}{list, found.Truncated})
+		}
+		rows := [][]string{}
+		for _, f := range found.List {
+			size := ""
+			if f.Type == soulbox.File && f.Kind != soulbox.Removed {
+				size = c.size(f.Size)
+			}
+			path := f.Path
+			if f.Type == soulbox.Folder {
+				path += "/"
+			}
+			rows = append(rows, []string{string(f.Kind), size, path})
+		}
+		if err := c.table([]string{"CHANGE", "SIZE", "PATH"}, rows); err != nil {
+			return err
+		}
+		if found.Truncated {
+			_, err := fmt.Fprintf(c.err, "soulbox: there are more changes than these %d\n", len(rows))
+			return err
+		}
+		return nil
+	})
+	return cmd
 }
 
 func checkpointRollbackCommand(c *cli) *cobra.Command {
