@@ -110,6 +110,11 @@ func (n *Node) layerNow(ctx context.Context, id soulbox.SandboxID) (*changes.Lay
 
 // layer reads the upper layer of a sandbox that is made of o for this alone.
 func (n *Node) layer(ctx context.Context, rec record, o origin) (*changes.Layer, error) {
+	can := n.Driver.Capabilities()
+	if !can.Changes {
+		o.image.Close()
+		return nil, soulbox.Errorf(soulbox.Invalid, "sandboxes of isolation %q do not tell what they have changed, so they cannot be compared", can.Isolation)
+	}
 	rec.ID, rec.Warm = soulbox.NewSandboxID(), true
 	f, err := n.start(ctx, rec, o)
 	if err != nil {

@@ -155,6 +155,11 @@ func TestDiffFails(t *testing.T) {
 			w.wantLeft(t, of("ione"))
 		})
 	}
+	w.driver.bare = true
+	if _, err := n.Diff(t.Context(), "ione", a, a); soulbox.KindOf(err) != soulbox.Invalid || !strings.Contains(soulbox.MessageOf(err), "cannot be compared") {
+		t.Errorf("of a driver that cannot tell: %v, want Invalid", err)
+	}
+	w.driver.bare = false
 	if got, err := n.Diff(t.Context(), "ione", a, nil); err != nil || len(got.List) > 0 {
 		t.Errorf("Diff in the end: %v, %v", got, err)
 	}

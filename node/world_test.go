@@ -462,7 +462,7 @@ type testDriver struct {
 	fails  *atomic.Pointer[failure]
 	seen   *seen
 	format string // of snapshots; empty: the fake's
-	bare   bool   // it cannot save memory
+	bare   bool   // it cannot save memory, nor tell changes
 	class  soulbox.Isolation
 }
 
@@ -475,7 +475,7 @@ func (d *testDriver) failure() failure {
 
 func (d *testDriver) Capabilities() driver.Capabilities {
 	c := d.Driver.Capabilities()
-	c.Memory = c.Memory && !d.bare
+	c.Memory, c.Changes = c.Memory && !d.bare, c.Changes && !d.bare
 	if d.class != "" {
 		c.Isolation = string(d.class)
 	}

@@ -82,7 +82,7 @@ type Instance interface {
 	// runtime may still write to the files for a while, and then goes on.
 	Save(ctx context.Context, dir string, memory bool) error
 
-	// Changes writes to w, as a tar, what the sandbox has on top of its image:
+	// Changes, of a driver that is capable of it, writes to w, as a tar, what the sandbox has on top of its image:
 	// every entry of the upper layer, a folder before what is in it and the
 	// root "./" first, with SCHILY.xattr records of extended attributes. What
 	// was removed is a character device 0/0, perhaps all of it the same one
@@ -99,6 +99,7 @@ type Instance interface {
 type Capabilities struct {
 	Isolation string // the honest name of the class: "gvisor", "runc", "fake"
 	Memory    bool   // sandboxes can be saved with their programs
+	Changes   bool   // sandboxes tell what they have on top of their image
 	Format    string // of what Save writes; only the same can be restored
 }
 

@@ -288,7 +288,14 @@ func Run(t *testing.T, h Harness) {
 	})
 
 	t.Run("changes", func(t *testing.T) {
-		_, inst := start(t, h.Open(t), "ip1")
+		d := h.Open(t)
+		_, inst := start(t, d, "ip1")
+		if !d.Capabilities().Changes {
+			if err := inst.Changes(t.Context(), openJunk(t)); soulbox.KindOf(err) != soulbox.Invalid {
+				t.Errorf("Changes: %v, want Invalid", err)
+			}
+			return
+		}
 		content := strings.Repeat("written after the start\n", 1<<15) // more than a pipe takes
 		upload(t, inst, "/files", content)
 		if err := inst.Freeze(t.Context()); err != nil {

@@ -49,7 +49,7 @@ func (d *Driver) Reopen() *Driver { return &Driver{agent: d.agent, world: d.worl
 
 // Capabilities implements [driver.Driver].
 func (*Driver) Capabilities() driver.Capabilities {
-	return driver.Capabilities{Isolation: "fake", Memory: true, Format: "fake"}
+	return driver.Capabilities{Isolation: "fake", Memory: true, Changes: true, Format: "fake"}
 }
 
 const (

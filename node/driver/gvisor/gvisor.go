@@ -105,7 +105,7 @@ func openToAll(path string) error {
 
 // Capabilities implements [driver.Driver].
 func (*Driver) Capabilities() driver.Capabilities {
-	return driver.Capabilities{Isolation: "gvisor", Memory: true, Format: "gvisor " + version.Version()}
+	return driver.Capabilities{Isolation: "gvisor", Memory: true, Changes: true, Format: "gvisor " + version.Version()}
 }
 
 // flags is the sentry's configuration; what is not here is gVisor's default.
