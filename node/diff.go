@@ -86,7 +86,11 @@ func (n *Node) layerOf(ctx context.Context, snap *soulbox.Snapshot) (*changes.La
 		return nil, "", err
 	}
 	defer held.Close()
-	l, err := n.layer(ctx, record{Size: snap.Size, Image: held.Image}, origin{
+	class, err := n.reader(held.Format)
+	if err != nil {
+		return nil, "", err
+	}
+	l, err := n.layer(ctx, record{Size: snap.Size, Image: held.Image, Isolation: class}, origin{
 		image: held.TakeImage(),
 		saved: &driver.Saved{Dir: held.Dir, Memory: held.Memory, Check: func() error { return held.Check(ctx) }},
 	})
@@ -104,14 +108,18 @@ func (n *Node) layerNow(ctx context.Context, id soulbox.SandboxID) (*changes.Lay
 	if err != nil {
 		return nil, "", err
 	}
-	l, err := n.layer(ctx, record{Size: s.record.Size, Image: s.record.Image}, origin{image: image, live: s})
+	l, err := n.layer(ctx, record{Size: s.record.Size, Image: s.record.Image, Isolation: s.record.Isolation}, origin{image: image, live: s})
 	return l, s.record.Image, err
 }
 
 // layer reads the upper layer of a sandbox that is made of o for this alone.
 func (n *Node) layer(ctx context.Context, rec record, o origin) (*changes.Layer, error) {
-	can := n.Driver.Capabilities()
-	if !can.Changes {
+	d, err := n.driver(rec.Isolation)
+	if err != nil {
+		o.image.Close()
+		return nil, err
+	}
+	if can := d.Capabilities(); !can.Changes {
 		o.image.Close()
 		return nil, soulbox.Errorf(soulbox.Invalid, "sandboxes of isolation %q do not tell what they have changed, so they cannot be compared", can.Isolation)
 	}

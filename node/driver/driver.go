@@ -82,8 +82,8 @@ type Instance interface {
 	// runtime may still write to the files for a while, and then goes on.
 	Save(ctx context.Context, dir string, memory bool) error
 
-	// Changes, of a driver that is capable of it, writes to w, as a tar, what the sandbox has on top of its image:
-	// every entry of the upper layer, a folder before what is in it and the
+	// Changes writes to w, as a tar, what the sandbox has on top of its image,
+	// and is Invalid of a driver that is not capable of it: every entry of the upper layer, a folder before what is in it and the
 	// root "./" first, with SCHILY.xattr records of extended attributes. What
 	// was removed is a character device 0/0, perhaps all of it the same one
 	// under many names, and a folder that the image does not shine through has

@@ -174,6 +174,12 @@ func (i *instance) Save(ctx context.Context, dir string, memory bool) (err error
 	return i.copyDisk(ctx, to)
 }
 
+// Changes implements [driver.Instance]: the host does not read what a sandbox
+// has made of its own file system.
+func (*instance) Changes(context.Context, *os.File) error {
+	return soulbox.Errorf(soulbox.Invalid, "a sandbox of isolation \"runc\" does not tell what it has changed")
+}
+
 // saved lets a sandbox go on that was only frozen to be saved.
 func (i *instance) saved() error {
 	if i.still > 0 {
