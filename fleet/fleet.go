@@ -161,7 +161,8 @@ type node interface {
 	// unknown one succeeds.
 	RemoveSnapshot(ctx context.Context, id soulbox.SnapshotID) error
 
-	// Snapshots lists those that are whole, with their sizes on disk.
+	// Snapshots lists those that are there, with their sizes on disk; 0 is
+	// one that is damaged.
 	Snapshots(ctx context.Context) (map[soulbox.SnapshotID]soulbox.Bytes, error)
 
 	SetNetwork(ctx context.Context, id soulbox.SandboxID, n soulbox.Network) error

@@ -17,7 +17,7 @@ const exitGrace = 100 * time.Millisecond
 type findings struct {
 	sandboxes []soulbox.SandboxID // on the node
 	exits     map[soulbox.SandboxID]soulbox.End
-	whole     map[soulbox.SnapshotID]soulbox.Bytes // on the node
+	whole     map[soulbox.SnapshotID]soulbox.Bytes // on the node; 0: damaged, which is no reason to remove it
 	snaps     []*soulbox.Snapshot                  // on record, oldest first
 }
 
@@ -137,7 +137,7 @@ func (f *Fleet) lost(ctx context.Context, e *entry, end soulbox.End, found *find
 	sb := e.sb.Load().Clone()
 	var newest *soulbox.Snapshot
 	for _, snap := range found.snaps {
-		if _, whole := found.whole[snap.ID]; whole && snap.Ready && snap.Kind == soulbox.ForRollback && snap.Sandbox == sb.ID {
+		if found.whole[snap.ID] > 0 && snap.Ready && snap.Kind == soulbox.ForRollback && snap.Sandbox == sb.ID {
 			newest = snap
 		}
 	}

@@ -272,7 +272,8 @@ func (n *Node) RemoveSnapshot(_ context.Context, id soulbox.SnapshotID) error {
 	return n.snapshots.Remove(id)
 }
 
-// Snapshots lists the snapshots that are whole, with their sizes on disk.
+// Snapshots lists the snapshots that are there, with their sizes on disk; 0 is
+// one that is damaged.
 func (n *Node) Snapshots(ctx context.Context) (map[soulbox.SnapshotID]soulbox.Bytes, error) {
 	return n.snapshots.List(ctx)
 }

@@ -118,6 +118,12 @@ func damagedPause(t *testing.T, o *outage) {
 			_, err = o.c.Sandboxes.Resume(t.Context(), was.id, client.ResumeOptions{Timeout: time.Hour, Cold: true})
 			wantDamaged(t, "resume of the files with another bit in "+file, err)
 			o.wantState(t, was.id, asleep)
+			if file == "manifest.json" { // what a start finds damaged may be mended
+				o.s.Stop(t)
+				o.s.Start(t)
+				o.c = connect(t, o.s)
+				o.wantState(t, was.id, asleep)
+			}
 		})
 		want := asleep // nothing was hurt by trying
 		if filesOnly {

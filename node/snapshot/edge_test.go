@@ -167,8 +167,7 @@ func TestMost(t *testing.T) {
 	}
 }
 
-// What another version wrote, or what is damaged, can be removed, and the rest
-// is listed.
+// What another version wrote, or what is damaged, is listed and can be removed.
 func TestListBesideDamage(t *testing.T) {
 	r := newRoom(t)
 	s := r.open(t, format)
@@ -183,8 +182,8 @@ func TestListBesideDamage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, s := range []*snapshot.Store{s, r.open(t, "another")} {
-		if all, err := s.List(t.Context()); err != nil || !maps.Equal(all, map[soulbox.SnapshotID]soulbox.Bytes{good: size}) {
-			t.Errorf("List() = %v, %v; want %s only", all, err, good)
+		if all, err := s.List(t.Context()); err != nil || !maps.Equal(all, map[soulbox.SnapshotID]soulbox.Bytes{good: size, bare: 0, torn: 0}) {
+			t.Errorf("List() = %v, %v; want %s with its size and the others with 0", all, err, good)
 		}
 		for _, id := range []soulbox.SnapshotID{bare, torn} {
 			wantDamage(t, "Verify", s, id)

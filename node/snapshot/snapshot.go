@@ -250,8 +250,9 @@ func (s *Store) Remove(id soulbox.SnapshotID) error {
 	return nil
 }
 
-// List returns the snapshots that are whole, with their sizes on disk. Damaged
-// ones are logged and left out.
+// List returns the snapshots that are there, with their sizes on disk. One whose
+// manifest cannot be read is logged and has the size 0: whether it is of any use
+// is for whoever needs it to say, and nobody removes it unasked.
 func (s *Store) List(ctx context.Context) (map[soulbox.SnapshotID]soulbox.Bytes, error) {
 	entries, err := os.ReadDir(s.dir)
 	if err != nil {
@@ -269,6 +270,7 @@ func (s *Store) List(ctx context.Context) (map[soulbox.SnapshotID]soulbox.Bytes,
 		}
 		if err != nil {
 			s.log.WarnContext(ctx, "snapshot is damaged", "snapshot", id, "err", err)
+			all[id] = 0
 			continue
 		}
 		all[id] = m.bytes()
