@@ -255,6 +255,8 @@ func (f *Fleet) bury(e *entry, sb *soulbox.Sandbox) {
 // false when the fleet closes before. It logs the first error only.
 func (f *Fleet) retry(ctx context.Context, what string, id any, do func() error) bool {
 	const most = 30 * time.Second
+	f.retries.Add(1)
+	defer f.retries.Add(-1)
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, most) {
 		err := do()
 		if err == nil {

@@ -19,3 +19,6 @@ func Reserved(f *Fleet, team soulbox.TeamID) int {
 	defer f.mu.Unlock()
 	return f.live[team]
 }
+
+// Retries returns how much goes on behind the answers, until it succeeds.
+func Retries(f *Fleet) int { return int(f.retries.Load()) }

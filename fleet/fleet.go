@@ -222,9 +222,10 @@ type Fleet struct {
 	wake  chan struct{} // the head of the queue has changed
 	stop  chan struct{} // closed by Close
 
-	life   context.Context    //nolint:containedctx // until Close; every work of the node ends with it
-	cancel context.CancelFunc // of life
-	wg     sync.WaitGroup
+	life    context.Context    //nolint:containedctx // until Close; every work of the node ends with it
+	cancel  context.CancelFunc // of life
+	wg      sync.WaitGroup
+	retries atomic.Int64 // what is tried until it succeeds
 
 	mu    sync.Mutex
 	phase phase                           // +checklocks:mu

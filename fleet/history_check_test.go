@@ -12,12 +12,16 @@ import (
 	"github.com/soulbox/soulbox/fleet"
 )
 
-// settle waits until nothing is under way any more.
+// settle waits until nothing is under way any more, and nothing begins for some
+// looks in a row.
 func (h *history) settle() {
 	h.t.Helper()
+	quiet := 0
 	for end := time.Now().Add(20 * time.Second); ; time.Sleep(2 * time.Millisecond) {
 		why := h.unsettled()
-		if why == "" {
+		if why != "" {
+			quiet = 0
+		} else if quiet++; quiet == 3 {
 			return
 		}
 		if time.Now().After(end) {
@@ -29,6 +33,9 @@ func (h *history) settle() {
 
 // unsettled says what records, memory and node do not agree on.
 func (h *history) unsettled() string {
+	if n := fleet.Retries(h.Fleet); n > 0 {
+		return fmt.Sprintf("%d things are tried until they succeed", n)
+	}
 	var running []soulbox.SandboxID
 	need := map[soulbox.SnapshotID]bool{}
 	lives := map[soulbox.SandboxID]bool{}

@@ -307,6 +307,10 @@ func (d *deed) steps(s situation, far uint8, points []content, emit func(situati
 		return
 	}
 	end(d.outcome == notFound && s.row == soulbox.Ending) // of whatever it was
+	if d.verb == extend || d.verb == connect {
+		// The record says that it ends, and the server has not heard so yet.
+		end(d.outcome == conflict && s.row == soulbox.Ending && !s.over)
+	}
 	switch d.verb {
 	case write:
 		if d.outcome == done && s.runs && !s.still {
