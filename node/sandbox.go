@@ -2,7 +2,6 @@ package node
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/internal/jsonfile"
 	"github.com/soulbox/soulbox/node/cgroup"
 	"github.com/soulbox/soulbox/node/driver"
 	"github.com/soulbox/soulbox/node/guest"
@@ -66,30 +66,10 @@ type record struct {
 
 const recordFile = "record.json"
 
-// save replaces the record in one step. It is not synced: after a power cut
-// there is no sandbox left that the record could be needed for.
-func (r record) save(dir string) error {
-	b, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	next := filepath.Join(dir, recordFile+".next")
-	if err := os.WriteFile(next, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(next, filepath.Join(dir, recordFile))
-}
+func (r record) save(dir string) error { return jsonfile.Replace(filepath.Join(dir, recordFile), r) }
 
 func loadRecord(dir string) (record, error) {
-	var r record
-	b, err := os.ReadFile(filepath.Join(dir, recordFile))
-	if err != nil {
-		return r, err
-	}
-	if err := json.Unmarshal(b, &r); err != nil {
-		return record{}, fmt.Errorf("%s: %w", filepath.Join(dir, recordFile), err)
-	}
-	return r, nil
+	return jsonfile.Load[record](filepath.Join(dir, recordFile))
 }
 
 // close lets go of a sandbox that was admitted, once nobody works on it here

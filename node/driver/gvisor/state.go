@@ -3,7 +3,6 @@ package gvisor
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/internal/fault"
+	"github.com/soulbox/soulbox/internal/jsonfile"
 	"github.com/soulbox/soulbox/internal/pidfd"
 	"github.com/soulbox/soulbox/node/driver"
 )
@@ -41,38 +41,12 @@ type state struct {
 
 // create writes the first record of a sandbox, or returns os.ErrExist.
 func (s state) create(dir string, faults *fault.Points) error {
-	f, err := os.OpenFile(filepath.Join(dir, stateFile), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	faults.Reach("sentry/named")
-	return errors.Join(json.NewEncoder(f).Encode(s), f.Close())
+	return jsonfile.Create(filepath.Join(dir, stateFile), s, func() { faults.Reach("sentry/named") })
 }
 
-// save replaces the record in one step.
-func (s state) save(dir string) error {
-	b, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	next := filepath.Join(dir, stateFile+".next")
-	if err := os.WriteFile(next, b, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(next, filepath.Join(dir, stateFile))
-}
+func (s state) save(dir string) error { return jsonfile.Replace(filepath.Join(dir, stateFile), s) }
 
-func load(dir string) (state, error) {
-	var s state
-	b, err := os.ReadFile(filepath.Join(dir, stateFile))
-	if err != nil {
-		return s, err
-	}
-	if err := json.Unmarshal(b, &s); err != nil {
-		return state{}, fmt.Errorf("%s: %w", filepath.Join(dir, stateFile), err)
-	}
-	return s, nil
-}
+func load(dir string) (state, error) { return jsonfile.Load[state](filepath.Join(dir, stateFile)) }
 
 // Adopt implements [driver.Driver].
 func (d *Driver) Adopt(_ context.Context, id soulbox.SandboxID, dir string) (driver.Instance, error) {
@@ -125,7 +99,7 @@ func (d *Driver) Destroy(ctx context.Context, id soulbox.SandboxID, dir string) 
 		filepath.Join(dir, upperFile),
 		filepath.Join(dir, panicFile),
 		filepath.Join(dir, rootFolder),
-		filepath.Join(dir, stateFile+".next"),
+		filepath.Join(dir, stateFile+jsonfile.Next),
 		filepath.Join(dir, stateFile), // last: while it is there, the work is not done
 	} {
 		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
