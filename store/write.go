@@ -59,8 +59,14 @@ func (w *writer) atomically(ctx context.Context, f func(context.Context, *sql.Tx
 	w.waiting = w.waiting[n:]
 	w.mu.Unlock()
 
-	w.write(batch) // ours is the first of it
+	defer w.pass(batch) // also when one of them panics
+	w.write(batch)      // ours is the first of it
+	return e.err
+}
 
+// pass gives the pen to who waits longest, and tells the changes of a batch
+// that they are through.
+func (w *writer) pass(batch []*entry) {
 	w.mu.Lock()
 	if w.busy = len(w.waiting) > 0; w.busy {
 		w.waiting[0].turn <- struct{}{}
@@ -71,13 +77,18 @@ func (w *writer) atomically(ctx context.Context, f func(context.Context, *sql.Tx
 	for _, e := range batch {
 		close(e.turn)
 	}
-	return e.err
 }
 
 // write carries out the changes of a batch.
 func (w *writer) write(batch []*entry) {
+	for _, e := range batch {
+		e.err = errBrokenOff
+	}
 	if len(batch) > 1 {
-		if w.together(batch) == nil {
+		if errs, err := w.together(batch); err == nil {
+			for i, e := range batch {
+				e.err = errs[i]
+			}
 			return
 		}
 		// What went wrong with the transaction as a whole, such as a full disk,
@@ -88,32 +99,37 @@ func (w *writer) write(batch []*entry) {
 	}
 }
 
-// together writes a batch in one transaction. Its own error means that nothing
-// has been written.
-func (w *writer) together(batch []*entry) error {
+// errBrokenOff is what becomes of changes that were to be written together with
+// one that panicked.
+var errBrokenOff = errors.New("the transaction was broken off by another change")
+
+// together writes a batch in one transaction, and returns what became of each
+// change. Its own error means that nothing has been written.
+func (w *writer) together(batch []*entry) ([]error, error) {
 	ctx := context.Background()
 	tx, err := w.db.BeginTx(ctx, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { _ = tx.Rollback() }() // does nothing after Commit
-	for _, e := range batch {
-		if e.err = e.ctx.Err(); e.err != nil {
+	errs := make([]error, len(batch))
+	for i, e := range batch {
+		if errs[i] = e.ctx.Err(); errs[i] != nil {
 			continue
 		}
 		if _, err := tx.ExecContext(ctx, `SAVEPOINT change`); err != nil {
-			return err
+			return nil, err
 		}
-		if e.err = e.do(ctx, tx); e.err != nil {
+		if errs[i] = e.do(ctx, tx); errs[i] != nil {
 			if _, err := tx.ExecContext(ctx, `ROLLBACK TO change`); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		if _, err := tx.ExecContext(ctx, `RELEASE change`); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return tx.Commit()
+	return errs, tx.Commit()
 }
 
 // alone writes one change in a transaction of its own.
@@ -122,17 +138,9 @@ func (w *writer) alone(e *entry) error {
 	if err != nil {
 		return err
 	}
+	defer func() { _ = tx.Rollback() }() // does nothing after Commit
 	if err := e.do(e.ctx, tx); err != nil {
-		return errors.Join(err, rollback(tx))
+		return err
 	}
 	return tx.Commit()
-}
-
-// rollback gives a transaction up, which its context may have done before.
-func rollback(tx *sql.Tx) error {
-	err := tx.Rollback()
-	if errors.Is(err, sql.ErrTxDone) {
-		return nil
-	}
-	return err
 }
