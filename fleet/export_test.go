@@ -22,3 +22,12 @@ func Reserved(f *Fleet, team soulbox.TeamID) int {
 
 // Retries returns how much goes on behind the answers, until it succeeds.
 func Retries(f *Fleet) int { return int(f.retries.Load()) }
+
+// ResumeForTraffic is what [Fleet.Wake] does once it has found a reason.
+func ResumeForTraffic(f *Fleet, id soulbox.SandboxID) (resumed bool, err error) {
+	e, ok := f.entry(id)
+	if !ok {
+		return false, missing(id, nil)
+	}
+	return f.resume(context.Background(), e, 0, false, true)
+}

@@ -323,6 +323,17 @@ func TestWake(t *testing.T) {
 		h.pause(sb.ID, false)
 		wantKind(t, "Wake without memory", h.Wake(ctx, sb.ID), soulbox.Conflict)
 		wantKind(t, "Wake of an unknown one", h.Wake(ctx, "iunknown"), soulbox.NotFound)
+
+		// Nor when it is found out late: what was being written down with its
+		// memory when the request came may have failed, and another pause not.
+		if resumed, err := fleet.ResumeForTraffic(h.Fleet, sb.ID); resumed || err != nil {
+			t.Errorf("resumed for traffic: %v, %v; want neither", resumed, err)
+		}
+		synctest.Wait()
+		h.wantState(sb.ID, soulbox.Paused)
+		if back := h.connect(sb.ID); back.State != soulbox.Running {
+			t.Errorf("Connect leaves it %s", back.State)
+		}
 	})
 }
 

@@ -36,7 +36,7 @@ func (f *Fleet) Connect(ctx context.Context, team soulbox.TeamID, id soulbox.San
 		if err != nil || !asleep {
 			return sb, resumed, err
 		}
-		ran, err := f.resume(ctx, e, d, cold)
+		ran, err := f.resume(ctx, e, d, cold, false)
 		if err != nil {
 			return nil, false, err
 		}
@@ -87,7 +87,7 @@ func (f *Fleet) Wake(ctx context.Context, id soulbox.SandboxID) error {
 		case sb.Pause != nil && !sb.Pause.Memory:
 			return soulbox.Errorf(soulbox.Conflict, "sandbox %s was paused without its memory and is not resumed by traffic; connect to it first", id)
 		}
-		if _, err := f.resume(ctx, e, 0, false); err != nil {
+		if _, err := f.resume(ctx, e, 0, false, true); err != nil {
 			return err
 		}
 	}
@@ -102,14 +102,16 @@ type resumption struct {
 
 // resume makes a sandbox run that is paused, or will be when whoever has seized
 // it is done, and returns whether it was necessary. It goes on when ctx ends,
-// because others may have joined.
-func (f *Fleet) resume(ctx context.Context, e *entry, d time.Duration, cold bool) (bool, error) {
+// because others may have joined. With traffic it leaves a sandbox alone that
+// turns out to be paused without its memory once it is seized; whoever waits
+// looks again, and may do more.
+func (f *Fleet) resume(ctx context.Context, e *entry, d time.Duration, cold, traffic bool) (bool, error) {
 	e.mu.Lock()
 	r := e.resuming
 	if r == nil {
 		r = &resumption{done: make(chan struct{})}
 		e.resuming = r
-		f.wg.Go(func() { f.runResumption(context.WithoutCancel(ctx), e, r, d, cold) })
+		f.wg.Go(func() { f.runResumption(context.WithoutCancel(ctx), e, r, d, cold, traffic) })
 	}
 	e.mu.Unlock()
 	select {
@@ -120,7 +122,7 @@ func (f *Fleet) resume(ctx context.Context, e *entry, d time.Duration, cold bool
 	}
 }
 
-func (f *Fleet) runResumption(ctx context.Context, e *entry, r *resumption, d time.Duration, cold bool) {
+func (f *Fleet) runResumption(ctx context.Context, e *entry, r *resumption, d time.Duration, cold, traffic bool) {
 	tell := func(resumed bool, err error) {
 		e.mu.Lock()
 		e.resuming = nil
@@ -136,6 +138,10 @@ func (f *Fleet) runResumption(ctx context.Context, e *entry, r *resumption, d ti
 	sb := e.sb.Load()
 	if sb.State != soulbox.Paused {
 		tell(false, wantRunning(sb)) // somebody was faster
+		return
+	}
+	if traffic && !sb.Pause.Memory {
+		tell(false, nil)
 		return
 	}
 	read, cancel := detached(ctx)
