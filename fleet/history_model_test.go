@@ -143,6 +143,7 @@ type situation struct {
 	runs  bool          // there is something of it that runs
 	still bool          // and it is held
 	over  bool          // somebody was told that it is gone
+	mute  bool          // who wrote down that it ends was not told so
 	has   content       // while it runs
 
 	pause  content // what it comes back with, while it is paused or about to be
@@ -308,8 +309,7 @@ func (d *deed) steps(s situation, far uint8, points []content, emit func(situati
 	}
 	end(d.outcome == notFound && s.row == soulbox.Ending) // of whatever it was
 	if d.verb == extend || d.verb == connect {
-		// The record says that it ends, and the server has not heard so yet.
-		end(d.outcome == conflict && s.row == soulbox.Ending && !s.over)
+		end(d.outcome == conflict && s.mute) // the record says more than the server knows
 	}
 	switch d.verb {
 	case write:
@@ -345,10 +345,10 @@ func (d *deed) steps(s situation, far uint8, points []content, emit func(situati
 		switch {
 		case d.outcome == notFound || d.outcome == conflict:
 		case far != 200 && s.row != soulbox.Ending:
-			s.row = soulbox.Ending
+			s.row, s.mute = soulbox.Ending, d.outcome != done
 			emit(s, 200)
 		case far == 200:
-			s.runs, s.still, s.over, s.has = false, false, true, content{}
+			s.runs, s.still, s.over, s.mute, s.has = false, false, true, false, content{}
 			emit(s, finished)
 		}
 	case restart:
