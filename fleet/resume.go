@@ -172,7 +172,12 @@ func (f *Fleet) runResumption(ctx context.Context, e *entry, r *resumption, d ti
 		files.Memory = false
 		c.snap = &files
 	}
-	f.comeBack(ctx, e, c, func(err error) { tell(err == nil, err) })
+	f.comeBack(ctx, e, c, func(err error) {
+		if err != nil {
+			err = f.offer(ctx, sb, err)
+		}
+		tell(err == nil, err)
+	})
 }
 
 // spell is how long a sandbox may live when nobody says, at most.

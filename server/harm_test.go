@@ -111,10 +111,17 @@ func wantDamaged(t *testing.T, what string, err error) {
 func damagedPause(t *testing.T, o *outage) {
 	for _, filesOnly := range []bool{false, true} {
 		was := o.populate(t)
+		cp, err := o.c.Sandboxes.Checkpoint(t.Context(), was.id, "")
+		if err != nil {
+			t.Fatal(err)
+		}
 		o.pause(t, was.id, filesOnly)
 		damages(t, o.s, o.snapshotOf(t, was.id, soulbox.ForPause), func(file string) {
 			_, err := o.c.Sandboxes.Resume(t.Context(), was.id, client.ResumeOptions{Timeout: time.Hour})
 			wantDamaged(t, "resume with another bit in "+file, err)
+			if !strings.Contains(err.Error(), "checkpoint "+cp.ID) {
+				t.Errorf("%v; want the offer of checkpoint %s", err, cp.ID)
+			}
 			_, err = o.c.Sandboxes.Resume(t.Context(), was.id, client.ResumeOptions{Timeout: time.Hour, Cold: true})
 			wantDamaged(t, "resume of the files with another bit in "+file, err)
 			o.wantState(t, was.id, asleep)
