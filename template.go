@@ -19,10 +19,11 @@ type Template struct {
 	Image     string // SHA-256 of the EROFS file, in hex
 	Size      Size   // of a sandbox, unless it asks otherwise
 	Env       map[string]string
-	User      string // programs run as this user unless they say otherwise
-	Workdir   string // empty: the user's home
-	Source    string // where the image came from, for people
-	Starts    int64  // how many sandboxes were made of it
+	User      string    // programs run as this user unless they say otherwise
+	Workdir   string    // empty: the user's home
+	Source    string    // where the image came from, for people
+	Isolation Isolation // of a sandbox, unless it asks otherwise
+	Starts    int64     // how many sandboxes were made of it
 	CreatedAt time.Time
 	UpdatedAt time.Time
 }

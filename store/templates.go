@@ -2,11 +2,12 @@ package store
 
 import (
 	"context"
+	"time"
 
 	"github.com/soulbox/soulbox"
 )
 
-const templateColumns = `id, team, name, public, image, cpus, memory, disk, pids, env, username, workdir, source, starts, created_at, updated_at`
+const templateColumns = `id, team, name, public, image, cpus, memory, disk, pids, env, username, workdir, source, starts, created_at, updated_at, isolation`
 
 // PutTemplate remembers a template, new or changed. Its team, its starts and
 // the time of its creation never change after the first time. A name that
@@ -18,15 +19,15 @@ func (s *Store) PutTemplate(ctx context.Context, t *soulbox.Template) error {
 	}
 	_, err = s.exec(ctx, `
 		INSERT INTO templates (`+templateColumns+`)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
 		ON CONFLICT (id) DO UPDATE SET
 			name = excluded.name, public = excluded.public, image = excluded.image,
 			cpus = excluded.cpus, memory = excluded.memory, disk = excluded.disk, pids = excluded.pids,
 			env = excluded.env, username = excluded.username, workdir = excluded.workdir,
-			source = excluded.source, updated_at = excluded.updated_at`,
+			source = excluded.source, updated_at = excluded.updated_at, isolation = excluded.isolation`,
 		string(t.ID), string(t.Team), t.Name, t.Public, t.Image,
 		t.Size.CPUs, int64(t.Size.Memory), int64(t.Size.Disk), t.Size.PIDs,
-		env, t.User, t.Workdir, t.Source, t.Starts, micros(t.CreatedAt), micros(t.UpdatedAt))
+		env, t.User, t.Workdir, t.Source, t.Starts, micros(t.CreatedAt), micros(t.UpdatedAt), string(t.Isolation))
 	if err != nil && s.b.Duplicate(err) {
 		err = soulbox.Errorf(soulbox.Conflict, "template '%s' exists already", t.Name)
 	}
@@ -62,6 +63,15 @@ func (s *Store) AllTemplates(ctx context.Context) ([]*soulbox.Template, error) {
 	return all, wrap(err, "list", "templates")
 }
 
+// SetTemplateIsolation changes what sandboxes made of a template have, and
+// nothing else but the time of its last change. Unlike PutTemplate it never
+// brings back a template that was deleted meanwhile: that is NotFound.
+func (s *Store) SetTemplateIsolation(ctx context.Context, id soulbox.TemplateID, class soulbox.Isolation, at time.Time) error {
+	err := s.change(ctx, soulbox.Errorf(soulbox.NotFound, "template '%s' not found", id),
+		`UPDATE templates SET isolation = $1, updated_at = $2 WHERE id = $3`, string(class), micros(at), string(id))
+	return wrap(err, "set isolation of template", id)
+}
+
 // DeleteTemplate forgets a template. Sandboxes made of it keep its id.
 func (s *Store) DeleteTemplate(ctx context.Context, id soulbox.TemplateID) error {
 	err := s.change(ctx, soulbox.Errorf(soulbox.NotFound, "template '%s' not found", id),
@@ -75,7 +85,7 @@ func scanTemplate(r row) (*soulbox.Template, error) {
 	var created, updated int64
 	err := r.Scan(&t.ID, &t.Team, &t.Name, &t.Public, &t.Image,
 		&t.Size.CPUs, &t.Size.Memory, &t.Size.Disk, &t.Size.PIDs,
-		&env, &t.User, &t.Workdir, &t.Source, &t.Starts, &created, &updated)
+		&env, &t.User, &t.Workdir, &t.Source, &t.Starts, &created, &updated, &t.Isolation)
 	if err != nil {
 		return nil, err
 	}

@@ -193,7 +193,7 @@ func testTemplates(t *testing.T, s *store.Store) {
 	ctx := t.Context()
 	house := template("t1", "", "base")
 	own := template("t2", "team1", "base")
-	own.Public, own.Env = false, nil
+	own.Public, own.Env, own.Isolation = false, nil, soulbox.Runc
 	foreign := template("t3", "team2", "other")
 	for _, tpl := range []*soulbox.Template{house, own, foreign} {
 		must(t, s.PutTemplate(ctx, tpl))
@@ -229,7 +229,14 @@ func testTemplates(t *testing.T, s *store.Store) {
 	must(t, err)
 	wantSame(t, "Template after a change", got, changed)
 
+	must(t, s.SetTemplateIsolation(ctx, "t2", soulbox.Runc, at(9)))
+	changed.Isolation, changed.UpdatedAt = soulbox.Runc, at(9)
+	got, err = s.Template(ctx, "t2")
+	must(t, err)
+	wantSame(t, "Template of another isolation", got, changed)
+
 	must(t, s.DeleteTemplate(ctx, "t2"))
+	wantKind(t, "SetTemplateIsolation of a deleted one", s.SetTemplateIsolation(ctx, "t2", soulbox.Runc, at(10)), soulbox.NotFound)
 	wantKind(t, "DeleteTemplate again", s.DeleteTemplate(ctx, "t2"), soulbox.NotFound)
 }
 

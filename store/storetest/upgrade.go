@@ -47,6 +47,10 @@ func RunUpgrade(t *testing.T, dir string, dialect goose.Dialect, raw func() (*sq
 		must(t, s.MoveSandbox(ctx, running, soulbox.Pausing))
 		must(t, s.InsertSnapshot(ctx, snapshot(team, running.ID, 1)))
 		wantSandboxes(t, s, running, ended)
+
+		tpl := wantTemplate(t, s, soulbox.GVisor)
+		must(t, s.SetTemplateIsolation(ctx, tpl.ID, soulbox.Runc, at(3)))
+		wantTemplate(t, s, soulbox.Runc)
 	})
 
 	withSchema(t, dir, dialect, raw, func(p *goose.Provider, _ *sql.DB) error {
@@ -63,15 +67,20 @@ func RunUpgrade(t *testing.T, dir string, dialect goose.Dialect, raw func() (*sq
 		if len(left) != 0 {
 			t.Errorf("%d snapshots after going back, want none", len(left))
 		}
+		wantTemplate(t, s, soulbox.GVisor) // the old version knew no other
 	})
 }
 
-// insertOld inserts a team, a running and an ended sandbox as the version
-// before snapshots did.
+// insertOld inserts a team, a template, a running and an ended sandbox as the
+// version before snapshots did.
 func insertOld(t *testing.T, db *sql.DB) error {
 	_, err := db.ExecContext(t.Context(), `
 		INSERT INTO teams (id, name, slug, max_sandboxes, max_timeout_us, max_memory, max_cpus, created_at)
 		VALUES ('t', 'Old', 'old', 1, 1, 1, 1, 1)`)
+	_, tplErr := db.ExecContext(t.Context(), `
+		INSERT INTO templates (id, team, name, public, image, cpus, memory, disk, pids, env, username, workdir, source, starts, created_at, updated_at)
+		VALUES ('tpl1', 't', 'mine', $1, 'ab', 1, 1, 1, 1, '{}', '', '', '', 0, 1, 1)`, false)
+	err = errors.Join(err, tplErr)
 	for _, row := range []struct {
 		id, state    string
 		ended        int64
@@ -89,6 +98,16 @@ func insertOld(t *testing.T, db *sql.DB) error {
 		err = errors.Join(err, rowErr)
 	}
 	return err
+}
+
+func wantTemplate(t *testing.T, s *store.Store, class soulbox.Isolation) *soulbox.Template {
+	t.Helper()
+	tpl, err := s.Template(t.Context(), "tpl1")
+	must(t, err)
+	if tpl.Name != "mine" || tpl.Image != "ab" || tpl.Isolation != class {
+		t.Errorf("the template is %+v, want it as it was and of isolation %s", tpl, class)
+	}
+	return tpl
 }
 
 func wantSandboxes(t *testing.T, s *store.Store, want ...*soulbox.Sandbox) {
