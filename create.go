@@ -15,8 +15,17 @@ type CreateRequest struct {
 	Secure   bool              // the agent wants an access token
 	Network  Network
 
-	Isolation Isolation // of what is made of a template; what is made of a snapshot has that one's
+	Isolation *Isolation // nil: the template's, or the snapshot's
 	Lifecycle Lifecycle
+}
+
+// An ImportRequest asks for a template of an image. A name that the team uses
+// already gets the new image.
+type ImportRequest struct {
+	Team      TeamID
+	Name      string
+	Source    ImageSource
+	Isolation *Isolation // nil: what the name has already, else GVisor
 }
 
 // An ImageSource says where the file system of a new template comes from:

@@ -196,10 +196,10 @@ const (
 	Runc   Isolation = "runc" // a container on the machine's kernel; no memory in its snapshots
 )
 
-// ParseIsolation reads a class as clients write it; empty is GVisor.
+// ParseIsolation reads a class as clients write it.
 func ParseIsolation(s string) (Isolation, error) {
 	switch s {
-	case "", GVisor.String():
+	case GVisor.String():
 		return GVisor, nil
 	case string(Runc):
 		return Runc, nil
@@ -214,6 +214,15 @@ func (i Isolation) String() string {
 		return "gvisor"
 	}
 	return string(i)
+}
+
+// Allowed refuses a class that an operator does not let clients ask for.
+// Everybody may have GVisor; others are those that more lists.
+func (i Isolation) Allowed(more []Isolation) error {
+	if i == GVisor || slices.Contains(more, i) {
+		return nil
+	}
+	return Errorf(Forbidden, "sandboxes of isolation %s are not allowed on this server; its operator can allow them with the setting \"isolation\"", i)
 }
 
 // A NodeID names a machine that runs sandboxes.

@@ -136,6 +136,29 @@ func TestSandboxIDValid(t *testing.T) {
 	}
 }
 
+func TestIsolation(t *testing.T) {
+	for s, want := range map[string]soulbox.Isolation{"gvisor": soulbox.GVisor, "runc": soulbox.Runc} {
+		got, err := soulbox.ParseIsolation(s)
+		if err != nil || got != want || got.String() != s {
+			t.Errorf("ParseIsolation(%q) = %q, %v, want %q", s, got, err, want)
+		}
+	}
+	for _, s := range []string{"", "docker", "GVISOR", "runc ", "\x00"} {
+		if got, err := soulbox.ParseIsolation(s); soulbox.KindOf(err) != soulbox.Invalid || got != "" || err == nil {
+			t.Errorf("ParseIsolation(%q) = %q, %v, want Invalid", s, got, err)
+		}
+	}
+	runc := []soulbox.Isolation{soulbox.Runc}
+	for _, err := range []error{soulbox.GVisor.Allowed(nil), soulbox.GVisor.Allowed(runc), soulbox.Runc.Allowed(runc)} {
+		if err != nil {
+			t.Errorf("what is allowed: %v", err)
+		}
+	}
+	if err := soulbox.Runc.Allowed(nil); soulbox.KindOf(err) != soulbox.Forbidden || err == nil {
+		t.Errorf("what is not allowed: %v, want Forbidden", err)
+	}
+}
+
 func TestEndString(t *testing.T) {
 	end := soulbox.End{At: time.Date(2026, 3, 1, 13, 0, 0, 5000, time.FixedZone("", 3600)), By: soulbox.ByOOM, Reason: "too much"}
 	if got, want := end.String(), "ended by oom at 2026-03-01T12:00:00Z: too much"; got != want {

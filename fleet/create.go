@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -44,7 +43,11 @@ func (f *Fleet) Create(ctx context.Context, req soulbox.CreateRequest) (*soulbox
 	if err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
-	if err := errors.Join(validate(team, o.tpl, req), f.admissible(o, req)); err != nil {
+	class := o.tpl.Isolation
+	if req.Isolation != nil {
+		class = *req.Isolation
+	}
+	if err := errors.Join(validate(team, o.tpl, req), f.admissible(o, class, req.Lifecycle)); err != nil {
 		return nil, fmt.Errorf("create sandbox: %w", err)
 	}
 	f.opts.Faults.Reach("create/validated")
@@ -65,7 +68,7 @@ func (f *Fleet) Create(ctx context.Context, req soulbox.CreateRequest) (*soulbox
 		Lifecycle: req.Lifecycle,
 		Size:      o.tpl.Size,
 		Network:   req.Network,
-		Isolation: req.Isolation,
+		Isolation: class,
 		Secure:    req.Secure,
 		Env:       maps.Clone(req.Env),
 		Metadata:  maps.Clone(req.Metadata),
@@ -75,7 +78,7 @@ func (f *Fleet) Create(ctx context.Context, req soulbox.CreateRequest) (*soulbox
 		sb.Alias, sb.From = o.snap.Alias, o.snap.ID
 		// The snapshot may be removed before the sandbox is written down.
 		sb.Env = merged(o.snap.Env, req.Env)
-	} else if sb.Isolation == soulbox.GVisor {
+	} else if class == soulbox.GVisor { // only those are made ahead
 		sb.ID, ready = f.opts.Node.Reserve(o.tpl)
 	}
 	if !ready {
@@ -262,17 +265,18 @@ func validate(team *soulbox.Team, tpl *soulbox.Template, req soulbox.CreateReque
 	return plain("metadata", req.Metadata, maxMetadata)
 }
 
-// admissible says why a sandbox of the isolation that is asked for cannot be.
-func (f *Fleet) admissible(o origin, req soulbox.CreateRequest) error {
-	class := req.Isolation
+// admissible says why a sandbox of o cannot have an isolation, which whoever
+// asked for it or its template wants.
+func (f *Fleet) admissible(o origin, class soulbox.Isolation, cycle soulbox.Lifecycle) error {
+	if err := class.Allowed(f.opts.Allowed); err != nil {
+		return err
+	}
 	switch {
 	case class == soulbox.GVisor:
 		return nil
-	case !slices.Contains(f.opts.Allowed, class):
-		return soulbox.Errorf(soulbox.Forbidden, "sandboxes of isolation %s are not allowed on this server; its operator can allow them with the setting \"isolation\"", class)
 	case o.snap != nil:
 		return soulbox.Errorf(soulbox.Invalid, "a snapshot has the isolation of the sandbox that it was taken of; leave out the isolation, or name a template")
-	case req.Lifecycle.Pause && !req.Lifecycle.FilesOnly:
+	case cycle.Pause && !cycle.FilesOnly:
 		return soulbox.Errorf(soulbox.Invalid, "a sandbox of isolation %s cannot be paused with its memory when its time is up; let the pause keep files only", class)
 	}
 	return nil

@@ -187,8 +187,8 @@ type Options struct {
 	Seed   soulbox.TokenSeed // of the access tokens of secure sandboxes
 	Faults *fault.Points     // nil: none
 
-	// Allowed are the classes of isolation that clients may ask for besides
-	// gVisor, which everybody may.
+	// Allowed are the classes of isolation that sandboxes may be made with
+	// besides gVisor, which everybody may have.
 	Allowed []soulbox.Isolation
 
 	// Changed is told when a sandbox that has run is in another state, after

@@ -14,7 +14,7 @@ import (
 func TestIsolation(t *testing.T) {
 	h := open(t)
 	req := request()
-	req.Isolation = soulbox.Runc
+	req.Isolation = new(soulbox.Runc)
 	_, err := h.Create(t.Context(), req)
 	wantKind(t, "without leave", err, soulbox.Forbidden)
 	wantMessage(t, "without leave", err, `sandboxes of isolation runc are not allowed on this server; its operator can allow them with the setting "isolation"`)
@@ -72,4 +72,60 @@ func TestIsolation(t *testing.T) {
 	req.Template = soulbox.TemplateRef{Name: string(snap.ID)}
 	_, err = h.Create(ctx, req)
 	wantKind(t, "of a snapshot", err, soulbox.Invalid)
+	for _, class := range []*soulbox.Isolation{nil, new(soulbox.GVisor)} {
+		req.Isolation, req.Lifecycle = class, soulbox.Lifecycle{}
+		if sb, err := h.Create(ctx, req); err != nil || sb.Isolation != soulbox.GVisor {
+			t.Errorf("of a snapshot, asking for %v: %+v, %v; want gvisor", class, sb, err)
+		}
+	}
+}
+
+// A sandbox has the isolation of its template unless whoever makes it says
+// otherwise. What is made ahead is gVisor's, so it is not for the others.
+func TestIsolationOfTemplate(t *testing.T) {
+	h := open(t)
+	h.template("tbare", "us", "bare", false)
+	if err := h.store.SetTemplateIsolation(t.Context(), "tbare", soulbox.Runc, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	bare := soulbox.TemplateRef{Name: "bare"}
+	ready := soulbox.NewSandboxID()
+	h.node.ready = []soulbox.SandboxID{ready}
+
+	req := request()
+	req.Template = bare
+	_, err := h.Create(t.Context(), req)
+	wantKind(t, "without leave", err, soulbox.Forbidden)
+	wantMessage(t, "without leave", err, `sandboxes of isolation runc are not allowed on this server; its operator can allow them with the setting "isolation"`)
+	if n := len(h.records("us")); n != 0 || len(h.node.ready) != 1 {
+		t.Errorf("%d records, and %d wait; want none and one: it was refused", n, len(h.node.ready))
+	}
+
+	h.opts.Allowed = []soulbox.Isolation{soulbox.Runc}
+	h.restart()
+	req.Lifecycle = soulbox.Lifecycle{Pause: true}
+	_, err = h.Create(t.Context(), req)
+	wantKind(t, "to be paused with its memory", err, soulbox.Invalid)
+	req.Lifecycle = soulbox.Lifecycle{}
+	for _, tt := range []struct {
+		template soulbox.TemplateRef
+		asked    *soulbox.Isolation
+		want     soulbox.Isolation
+		ready    bool
+	}{
+		{bare, nil, soulbox.Runc, false},
+		{bare, new(soulbox.Runc), soulbox.Runc, false},
+		{base, new(soulbox.Runc), soulbox.Runc, false},
+		{bare, new(soulbox.GVisor), soulbox.GVisor, true},
+		{base, nil, soulbox.GVisor, false}, // the one that waited is taken
+	} {
+		req.Template, req.Isolation = tt.template, tt.asked
+		sb, err := h.Create(t.Context(), req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := h.record(sb.ID).Isolation; got != tt.want || sb.Isolation != tt.want || h.node.has[sb.ID].Isolation != tt.want || (sb.ID == ready) != tt.ready {
+			t.Errorf("of %s: %+v, recorded as %s; want %s, and one that was made ahead: %v", tt.template, sb, got, tt.want, tt.ready)
+		}
+	}
 }

@@ -134,7 +134,7 @@ func (c Config) check() error {
 		}
 	}
 	for _, s := range c.Isolation {
-		if _, err := soulbox.ParseIsolation(s); err != nil || s == "" {
+		if _, err := soulbox.ParseIsolation(s); err != nil {
 			return soulbox.Errorf(soulbox.Invalid, "isolation: %q is none of gvisor and runc", s)
 		}
 	}
@@ -171,7 +171,7 @@ func (c Config) size() soulbox.Size {
 // snapshots is what snapshots may take of the disk; 0 is no bound.
 func (c Config) snapshots() soulbox.Bytes { return soulbox.Bytes(max(0, c.SnapshotsMB)) * soulbox.MiB }
 
-// allowed are the classes of isolation that clients may ask for besides gVisor.
+// allowed are the classes of isolation that clients may have besides gVisor.
 func (c Config) allowed() []soulbox.Isolation {
 	var all []soulbox.Isolation
 	for _, s := range c.Isolation {

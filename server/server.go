@@ -114,7 +114,7 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 		return nil, err
 	}
 	templates, err := template.Open(template.Options{
-		Log: log, Store: db, Packer: packer{images}, Dir: filepath.Join(cfg.Data, "work"), Defaults: cfg.size(),
+		Log: log, Store: db, Packer: packer{images}, Dir: filepath.Join(cfg.Data, "work"), Defaults: cfg.size(), Allowed: cfg.allowed(),
 	})
 	if err != nil {
 		return nil, err
@@ -186,7 +186,7 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 	// Asking.
 	routes := append(
 		e2b.Routes(sandboxes, s.teams, templates, e2b.Options{Domain: cfg.Domain}),
-		native.Routes(sandboxes, s.teams, templates, native.Options{Version: cfg.Version, Pools: machine})...,
+		native.Routes(sandboxes, s.teams, templates, native.Options{Version: cfg.Version, Domain: cfg.Domain, Pools: machine})...,
 	)
 	routes = append(routes, native.SessionRoutes(sessions)...)
 	control, err := api.New(log, s.teams, routes, api.Options{Metrics: metrics})

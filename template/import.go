@@ -19,19 +19,26 @@ import (
 )
 
 // Import makes a template of an image. A name that the team uses already gets
-// the new image and keeps its id; sandboxes that run keep theirs. progress is
-// called with lines for people, unless it is nil.
+// the new image and keeps its id, its size and, unless the request says
+// otherwise, its isolation; sandboxes that run keep theirs. progress is called
+// with lines for people, unless it is nil.
 //
 // The image's environment and working directory become the template's. Its
 // user does not: as at E2B, programs run as the user called "user".
-func (r *Registry) Import(ctx context.Context, team soulbox.TeamID, name string, source soulbox.ImageSource, progress func(string)) (*soulbox.Template, error) {
-	ref, err := soulbox.ParseTemplateRef(name)
+func (r *Registry) Import(ctx context.Context, req soulbox.ImportRequest, progress func(string)) (*soulbox.Template, error) {
+	ref, err := soulbox.ParseTemplateRef(req.Name)
 	if err != nil {
 		return nil, err
 	}
 	if ref.Namespace != "" || ref.Tag != "" {
-		return nil, soulbox.Errorf(soulbox.Invalid, "template %.200q: give a plain name, without namespace and tag", name)
+		return nil, soulbox.Errorf(soulbox.Invalid, "template %.200q: give a plain name, without namespace and tag", req.Name)
 	}
+	if req.Isolation != nil {
+		if err := req.Isolation.Allowed(r.Allowed); err != nil {
+			return nil, err
+		}
+	}
+	source := req.Source
 	from := source.Ref
 	if source.Tar == nil && local(from) {
 		return nil, soulbox.Errorf(soulbox.Invalid, "image %.200q is a path; send its content instead", from)
@@ -60,7 +67,8 @@ func (r *Registry) Import(ctx context.Context, team soulbox.TeamID, name string,
 	if source.Tar != nil {
 		img.Reference = "archive"
 	}
-	return r.publish(ctx, team, ref.Name, tree, img, started, progress)
+	req.Name = ref.Name
+	return r.publish(ctx, req, tree, img, started, progress)
 }
 
 // A Builder makes the tree of one of the house's own templates in dir, which
@@ -94,11 +102,12 @@ func (r *Registry) Ensure(ctx context.Context, name string, build Builder, progr
 	if err != nil {
 		return nil, fmt.Errorf("build template %s: %w", name, err)
 	}
-	return r.publish(ctx, house, name, tree, img, started, progress)
+	return r.publish(ctx, soulbox.ImportRequest{Team: house, Name: name}, tree, img, started, progress)
 }
 
-// publish packs a tree and writes the row.
-func (r *Registry) publish(ctx context.Context, team soulbox.TeamID, name, tree string, img image.Image, started time.Time, progress func(string)) (*soulbox.Template, error) {
+// publish packs a tree and writes the row that req asks for.
+func (r *Registry) publish(ctx context.Context, req soulbox.ImportRequest, tree string, img image.Image, started time.Time, progress func(string)) (*soulbox.Template, error) {
+	team, name := req.Team, req.Name
 	env, workdir, err := settings(img)
 	if err != nil {
 		return nil, fmt.Errorf("import template %s: %w", name, err)
@@ -125,6 +134,9 @@ func (r *Registry) publish(ctx context.Context, team soulbox.TeamID, name, tree 
 		return nil, err
 	}
 	t.Image, t.User, t.Workdir, t.Env, t.Source, t.UpdatedAt = packed, user, workdir, env, img.Reference, now
+	if req.Isolation != nil {
+		t.Isolation = *req.Isolation
+	}
 	if err := r.Store.PutTemplate(ctx, t); err != nil {
 		return nil, err
 	}

@@ -154,7 +154,7 @@ func TestImport(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			w := open(t)
 			var lines strings.Builder
-			got, err := w.Import(t.Context(), ours, "MyApp", tt.source, func(l string) { lines.WriteString(l + "\n") })
+			got, err := w.Import(t.Context(), soulbox.ImportRequest{Team: ours, Name: "MyApp", Source: tt.source}, func(l string) { lines.WriteString(l + "\n") })
 			if err != nil {
 				t.Fatalf("Import: %v", err)
 			}
@@ -195,7 +195,7 @@ func TestImportRepeats(t *testing.T) {
 		if i > 0 {
 			time.Sleep(1100 * time.Millisecond) // times in images have seconds
 		}
-		tpl, err := w.Import(t.Context(), ours, name, soulbox.ImageSource{Tar: bytes.NewReader(source)}, nil)
+		tpl, err := w.Import(t.Context(), soulbox.ImportRequest{Team: ours, Name: name, Source: soulbox.ImageSource{Tar: bytes.NewReader(source)}}, nil)
 		if err != nil {
 			t.Fatalf("Import: %v", err)
 		}
@@ -213,7 +213,7 @@ func TestImportReplaces(t *testing.T) {
 	w := open(t)
 	put := func(text string) *soulbox.Template {
 		t.Helper()
-		tpl, err := w.Import(t.Context(), ours, "app", soulbox.ImageSource{Tar: bytes.NewReader(archive(t, [2]string{"a", text}))}, nil)
+		tpl, err := w.Import(t.Context(), soulbox.ImportRequest{Team: ours, Name: "app", Source: soulbox.ImageSource{Tar: bytes.NewReader(archive(t, [2]string{"a", text}))}}, nil)
 		if err != nil {
 			t.Fatalf("Import: %v", err)
 		}
@@ -299,7 +299,7 @@ func TestImportRefuses(t *testing.T) {
 	w := open(t)
 	for _, tt := range tests {
 		t.Run(tt.test, func(t *testing.T) {
-			_, err := w.Import(t.Context(), ours, tt.name, tt.source, nil)
+			_, err := w.Import(t.Context(), soulbox.ImportRequest{Team: ours, Name: tt.name, Source: tt.source}, nil)
 			if err == nil || soulbox.KindOf(err) != tt.kind || !strings.Contains(soulbox.MessageOf(err), tt.says) {
 				t.Errorf("Import: kind %v, %v; want kind %v and %q", soulbox.KindOf(err), err, tt.kind, tt.says)
 			}
@@ -340,7 +340,7 @@ func TestImportCanceled(t *testing.T) {
 			if tt.at == "" {
 				cancel(left)
 			}
-			_, err := w.Import(ctx, ours, "app", soulbox.ImageSource{Tar: bytes.NewReader(good)}, func(line string) {
+			_, err := w.Import(ctx, soulbox.ImportRequest{Team: ours, Name: "app", Source: soulbox.ImageSource{Tar: bytes.NewReader(good)}}, func(line string) {
 				if strings.HasPrefix(line, tt.at) {
 					cancel(left)
 				}
@@ -357,14 +357,14 @@ func TestImportCanceled(t *testing.T) {
 		w.packer.packing = func() error { close(packing); <-proceed; return nil }
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			if _, err := w.Import(t.Context(), ours, "first", soulbox.ImageSource{Tar: bytes.NewReader(good)}, nil); err != nil {
+			if _, err := w.Import(t.Context(), soulbox.ImportRequest{Team: ours, Name: "first", Source: soulbox.ImageSource{Tar: bytes.NewReader(good)}}, nil); err != nil {
 				t.Errorf("Import: %v", err)
 			}
 		})
 		<-packing
 		ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, left)
 		defer cancel()
-		if _, err := w.Import(ctx, ours, "second", soulbox.ImageSource{Tar: bytes.NewReader(good)}, nil); !errors.Is(err, left) {
+		if _, err := w.Import(ctx, soulbox.ImportRequest{Team: ours, Name: "second", Source: soulbox.ImageSource{Tar: bytes.NewReader(good)}}, nil); !errors.Is(err, left) {
 			t.Errorf("Import while another packs: %v, want %v", err, left)
 		}
 		close(proceed)
@@ -379,7 +379,7 @@ func TestImportTogether(t *testing.T) {
 	for _, text := range []string{"a", "b", "c", "d"} {
 		source := archive(t, [2]string{"a", text})
 		wg.Go(func() {
-			if _, err := w.Import(t.Context(), ours, "app", soulbox.ImageSource{Tar: bytes.NewReader(source)}, nil); err != nil {
+			if _, err := w.Import(t.Context(), soulbox.ImportRequest{Team: ours, Name: "app", Source: soulbox.ImageSource{Tar: bytes.NewReader(source)}}, nil); err != nil {
 				t.Errorf("Import: %v", err)
 			}
 		})

@@ -28,7 +28,7 @@ func TestRefresh(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	app, err := w.Import(t.Context(), ours, "app", soulbox.ImageSource{Tar: bytes.NewReader(archive(t, [2]string{"file", "app"}))}, nil)
+	app, err := w.Import(t.Context(), soulbox.ImportRequest{Team: ours, Name: "app", Source: soulbox.ImageSource{Tar: bytes.NewReader(archive(t, [2]string{"file", "app"}))}}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -41,6 +41,10 @@ type Options struct {
 	Dir      string       // for trees under work; emptied by Open
 	Defaults soulbox.Size // of templates made from now on
 
+	// Allowed are the classes of isolation that templates may have besides
+	// gVisor.
+	Allowed []soulbox.Isolation
+
 	MaxArchive soulbox.Bytes // that a client may send as one image; 0: 20 GiB
 }
 
@@ -50,6 +54,7 @@ const defaultMaxArchive = 20 * soulbox.GiB
 type register interface {
 	PutTemplate(ctx context.Context, t *soulbox.Template) error
 	Template(ctx context.Context, id soulbox.TemplateID) (*soulbox.Template, error)
+	SetTemplateIsolation(ctx context.Context, id soulbox.TemplateID, class soulbox.Isolation, at time.Time) error
 	TemplateByName(ctx context.Context, team soulbox.TeamID, name string) (*soulbox.Template, error)
 	Templates(ctx context.Context, team soulbox.TeamID) ([]*soulbox.Template, error)
 	AllTemplates(ctx context.Context) ([]*soulbox.Template, error)
@@ -141,6 +146,41 @@ func visible(t *soulbox.Template, team soulbox.TeamID) bool {
 // Remove takes a team's template out of the register. Sandboxes made of it go
 // on. Its image goes with the next sweep, when no sandbox uses it any more.
 func (r *Registry) Remove(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID) error {
+	if err := r.owned(ctx, team, id, "removed"); err != nil {
+		return err
+	}
+	return r.Store.DeleteTemplate(ctx, id)
+}
+
+// SetIsolation changes what sandboxes made of a team's template have unless
+// they ask otherwise. Those that are there keep theirs. It waits for its turn,
+// so an import that packs an image delays it.
+func (r *Registry) SetIsolation(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID, class soulbox.Isolation) (*soulbox.Template, error) {
+	if err := class.Allowed(r.Allowed); err != nil {
+		return nil, err
+	}
+	if err := r.owned(ctx, team, id, "changed"); err != nil {
+		return nil, err
+	}
+	release, err := r.take(ctx) // else an import could put back what its row was
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if err := r.Store.SetTemplateIsolation(ctx, id, class, time.Now()); err != nil {
+		return nil, err
+	}
+	t, err := r.Store.Template(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	r.Log.InfoContext(ctx, "template changed", "template", id, "name", t.Name, "isolation", class.String())
+	return t, nil
+}
+
+// owned says why a template cannot become what a team wants, unless it is the
+// team's own.
+func (r *Registry) owned(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID, what string) error {
 	t, err := r.Store.Template(ctx, id)
 	if soulbox.KindOf(err) == soulbox.NotFound || err == nil && !visible(t, team) {
 		return soulbox.Errorf(soulbox.NotFound, "template '%s' not found", id)
@@ -150,9 +190,9 @@ func (r *Registry) Remove(ctx context.Context, team soulbox.TeamID, id soulbox.T
 	}
 	switch t.Team {
 	case team:
-		return r.Store.DeleteTemplate(ctx, id)
+		return nil
 	case house:
-		return soulbox.Errorf(soulbox.Forbidden, "template '%s' belongs to the house and cannot be removed", t.Name)
+		return soulbox.Errorf(soulbox.Forbidden, "template '%s' belongs to the house and cannot be %s", t.Name, what)
 	default:
 		return soulbox.Errorf(soulbox.Forbidden, "template '%s' belongs to another team", t.Name)
 	}

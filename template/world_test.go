@@ -38,6 +38,8 @@ type world struct {
 	images *rootfs.Store
 	packer *packer
 	log    *strings.Builder
+
+	allowed []soulbox.Isolation
 }
 
 func open(t *testing.T) *world {
@@ -72,7 +74,7 @@ func (w *world) reopen(t *testing.T) {
 	r, err := template.Open(template.Options{
 		Log: slog.New(slog.NewTextHandler(w.log, nil)), Store: w.store, Packer: w.packer, Dir: filepath.Join(w.dir, "work"),
 		Defaults:   soulbox.Size{CPUs: 2, Memory: soulbox.GiB, Disk: soulbox.GiB, PIDs: 100},
-		MaxArchive: 16 * soulbox.MiB,
+		MaxArchive: 16 * soulbox.MiB, Allowed: w.allowed,
 	})
 	if err != nil {
 		t.Fatalf("Open: %v", err)

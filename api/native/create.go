@@ -12,7 +12,7 @@ import (
 type createRequest struct {
 	Template  string            `json:"template"`
 	Timeout   *int32            `json:"timeout"` // seconds
-	Isolation string            `json:"isolation"`
+	Isolation *string           `json:"isolation"`
 	Envs      map[string]string `json:"envs"`
 	Metadata  map[string]string `json:"metadata"`
 	Internet  *bool             `json:"internet"`
@@ -28,7 +28,7 @@ type createRequest struct {
 const defaultTimeout = 5 * time.Minute
 
 // createSandbox makes a sandbox. It is the only way to one of another isolation
-// than gVisor.
+// than its template's.
 func (n *room) createSandbox(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
 	var body createRequest
 	if err := api.Decode(r, &body); err != nil {
@@ -44,7 +44,7 @@ func (n *room) createSandbox(w http.ResponseWriter, r *http.Request, who soulbox
 		return err
 	}
 	out := sandboxOf(s)
-	out.AccessToken = s.Token
+	out.AccessToken, out.Domain = s.Token, n.domain
 	return api.Answer(w, http.StatusCreated, out)
 }
 
@@ -62,8 +62,12 @@ func (c *createRequest) toNoun() (soulbox.CreateRequest, error) {
 	if req.Template, err = soulbox.ParseTemplateRef(c.Template); err != nil {
 		return req, err
 	}
-	if req.Isolation, err = soulbox.ParseIsolation(c.Isolation); err != nil {
-		return req, err
+	if c.Isolation != nil {
+		class, err := soulbox.ParseIsolation(*c.Isolation)
+		if err != nil {
+			return req, err
+		}
+		req.Isolation = &class
 	}
 	if c.Timeout != nil {
 		if *c.Timeout < 1 {

@@ -46,9 +46,10 @@ type keys interface {
 type templates interface {
 	Templates(ctx context.Context, team soulbox.TeamID) ([]*soulbox.Template, error)
 	Template(ctx context.Context, team soulbox.TeamID, ref soulbox.TemplateRef) (*soulbox.Template, error)
-	// Import makes a template of source. It calls progress, possibly from
+	// Import makes a template of an image. It calls progress, possibly from
 	// several goroutines, and no more once it has returned.
-	Import(ctx context.Context, team soulbox.TeamID, name string, source soulbox.ImageSource, progress func(line string)) (*soulbox.Template, error)
+	Import(ctx context.Context, req soulbox.ImportRequest, progress func(line string)) (*soulbox.Template, error)
+	SetIsolation(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID, class soulbox.Isolation) (*soulbox.Template, error)
 	Remove(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID) error
 }
 
@@ -60,6 +61,7 @@ type pools interface {
 // Options are what the room can do without.
 type Options struct {
 	Version string // of this server, as GET /v1/version tells it; empty: "unknown"
+	Domain  string // where <port>-<sandbox>.<domain> leads to this server; empty: nowhere
 	Pools   pools  // nil: nothing is made ahead
 }
 
@@ -70,17 +72,19 @@ type room struct {
 	templates templates
 	pools     pools
 	version   string
+	domain    string
 }
 
 // Routes returns the rows of the native control plane.
 func Routes(f fleet, k keys, t templates, o Options) []api.Route {
-	n := &room{fleet: f, keys: k, templates: t, pools: o.Pools, version: o.Version}
+	n := &room{fleet: f, keys: k, templates: t, pools: o.Pools, version: o.Version, domain: o.Domain}
 	if n.version == "" {
 		n.version = "unknown"
 	}
 	const (
 		get    = http.MethodGet
 		post   = http.MethodPost
+		patch  = http.MethodPatch
 		remove = http.MethodDelete
 	)
 	return []api.Route{
@@ -98,6 +102,7 @@ func Routes(f fleet, k keys, t templates, o Options) []api.Route {
 
 		{Verb: get, Path: "/v1/templates", Permission: api.ReadTemplates, Handle: n.listTemplates},
 		{Verb: post, Path: "/v1/templates/import", Permission: api.WriteTemplates, Handle: n.importTemplate, Upload: true},
+		{Verb: patch, Path: "/v1/templates/{template}", Permission: api.WriteTemplates, Handle: n.changeTemplate},
 		{Verb: remove, Path: "/v1/templates/{template}", Permission: api.WriteTemplates, Handle: n.removeTemplate},
 
 		{Verb: get, Path: "/v1/keys", Permission: api.ReadTeam, Handle: n.listKeys},

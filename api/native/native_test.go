@@ -87,7 +87,9 @@ func (w *world) List(_ context.Context, f soulbox.SandboxFilter) (soulbox.Sandbo
 func (w *world) Create(_ context.Context, req soulbox.CreateRequest) (*soulbox.Sandbox, error) {
 	w.asked = req
 	s := boxes()[0]
-	s.Isolation, s.Token = req.Isolation, "its token"
+	if s.Token = "its token"; req.Isolation != nil {
+		s.Isolation = *req.Isolation
+	}
 	return s, nil
 }
 
@@ -207,17 +209,26 @@ func (w *world) Remove(_ context.Context, _ soulbox.TeamID, id soulbox.TemplateI
 	return nil
 }
 
-func (w *world) Import(_ context.Context, _ soulbox.TeamID, name string, source soulbox.ImageSource, progress func(string)) (*soulbox.Template, error) {
-	w.asked = name
+func (w *world) Import(_ context.Context, req soulbox.ImportRequest, progress func(string)) (*soulbox.Template, error) {
+	source := req.Source
+	req.Source = soulbox.ImageSource{}
+	w.asked = req
 	if err := w.imports(source, progress); err != nil {
 		return nil, err
 	}
 	return template(), nil
 }
 
+func (w *world) SetIsolation(_ context.Context, _ soulbox.TeamID, id soulbox.TemplateID, class soulbox.Isolation) (*soulbox.Template, error) {
+	w.asked = []any{id, class}
+	t := template()
+	t.Isolation = class
+	return t, nil
+}
+
 func newAPI(t testing.TB, w *world) http.Handler {
 	t.Helper()
-	a, err := api.New(slog.New(slog.DiscardHandler), w, native.Routes(w, w, w, native.Options{Version: "v0.1.0", Pools: w}), api.Options{})
+	a, err := api.New(slog.New(slog.DiscardHandler), w, native.Routes(w, w, w, native.Options{Version: "v0.1.0", Domain: "sandbox.example.com", Pools: w}), api.Options{})
 	if err != nil {
 		t.Fatalf("the route table is wrong: %v", err)
 	}
@@ -281,9 +292,13 @@ func TestAnswers(t *testing.T) {
 		{"sandboxes", "GET", "/v1/sandboxes?ended=true&limit=5&cursor=c", "", 200, soulbox.SandboxFilter{Team: "ours", Limit: 5, Cursor: "c", States: all}},
 		{"sandbox-created", "POST", "/v1/sandboxes", `{"template":"base","isolation":"runc","timeout":60,"envs":{"A":"1"},"metadata":{"b":"2"},"internet":false,"secure":false,"lifecycle":{"on_timeout":"pause","files_only":true}}`, 201, soulbox.CreateRequest{
 			Team: "ours", Template: soulbox.TemplateRef{Name: "base"}, Timeout: time.Minute, Env: map[string]string{"A": "1"}, Metadata: map[string]string{"b": "2"},
-			Isolation: soulbox.Runc, Lifecycle: soulbox.Lifecycle{Pause: true, FilesOnly: true},
+			Isolation: new(soulbox.Runc), Lifecycle: soulbox.Lifecycle{Pause: true, FilesOnly: true},
 		}},
 		{"", "POST", "/v1/sandboxes", `{"template":"base","isolation":"gvisor"}`, 201, soulbox.CreateRequest{
+			Team: "ours", Template: soulbox.TemplateRef{Name: "base"}, Timeout: 5 * time.Minute, Network: soulbox.Network{Internet: true}, Secure: true,
+			Isolation: new(soulbox.GVisor),
+		}},
+		{"", "POST", "/v1/sandboxes", `{"template":"base"}`, 201, soulbox.CreateRequest{
 			Team: "ours", Template: soulbox.TemplateRef{Name: "base"}, Timeout: 5 * time.Minute, Network: soulbox.Network{Internet: true}, Secure: true,
 		}},
 		{"sandbox", "GET", "/v1/sandboxes/ilive", "", 200, nil},
@@ -305,6 +320,8 @@ func TestAnswers(t *testing.T) {
 		{"", "DELETE", "/v1/snapshots/" + laterID, "", 204, soulbox.SnapshotID(laterID)},
 		{"", "DELETE", "/v1/snapshots/mine", "", 204, soulbox.SnapshotID(firstID)},
 		{"templates", "GET", "/v1/templates", "", 200, nil},
+		{"template-changed", "PATCH", "/v1/templates/base", `{"isolation":"runc"}`, 200, []any{soulbox.TemplateID("tpl1"), soulbox.Runc}},
+		{"", "PATCH", "/v1/templates/tpl1", `{"isolation":"gvisor"}`, 200, []any{soulbox.TemplateID("tpl1"), soulbox.GVisor}},
 		{"", "DELETE", "/v1/templates/base", "", 204, soulbox.TemplateID("tpl1")},
 		{"keys", "GET", "/v1/keys", "", 200, nil},
 		{"key-created", "POST", "/v1/keys", `{"name":" laptop"}`, 201, "laptop"},
@@ -338,6 +355,7 @@ func TestRefused(t *testing.T) {
 		{"POST", "/v1/sandboxes", "", "ours", 400, "needs a body"},
 		{"POST", "/v1/sandboxes", `{}`, "ours", 400, "template is needed"},
 		{"POST", "/v1/sandboxes", `{"template":"base","isolation":"docker"}`, "ours", 400, `the isolation is gvisor or runc, not "docker"`},
+		{"POST", "/v1/sandboxes", `{"template":"base","isolation":""}`, "ours", 400, `the isolation is gvisor or runc, not ""`},
 		{"POST", "/v1/sandboxes", `{"template":"base","timeout":0}`, "ours", 400, "at least 1 second"},
 		{"POST", "/v1/sandboxes", `{"template":"base","lifecycle":{"on_timeout":"sleep"}}`, "ours", 400, "kill or pause"},
 		{"GET", "/v1/sandboxes/ilive", "", "theirs", 404, "does not exist"},
@@ -374,6 +392,12 @@ func TestRefused(t *testing.T) {
 		{"GET", "/v1/snapshots?limit=x", "", "ours", 400, "limit must be"},
 		{"DELETE", "/v1/snapshots/" + laterID, "", "theirs", 404, "not found"},
 		{"DELETE", "/v1/snapshots/none", "", "ours", 404, "not found"},
+		{"PATCH", "/v1/templates/base", "", "ours", 400, "needs a body"},
+		{"PATCH", "/v1/templates/base", `{}`, "ours", 400, "isolation is needed: gvisor or runc"},
+		{"PATCH", "/v1/templates/base", `{"isolation":"docker"}`, "ours", 400, `the isolation is gvisor or runc, not "docker"`},
+		{"PATCH", "/v1/templates/base", `{"isolation":7}`, "ours", 400, "isolation must be a string"},
+		{"PATCH", "/v1/templates/base", `{"isolation":"runc"}`, "theirs", 404, "not found"},
+		{"PATCH", "/v1/templates/a%2Fb%2Fc", `{"isolation":"runc"}`, "ours", 400, "a name has"},
 		{"DELETE", "/v1/templates/base", "", "theirs", 404, "not found"},
 		{"DELETE", "/v1/templates/a%2Fb%2Fc", "", "ours", 400, "a name has"},
 		{"POST", "/v1/keys", "", "ours", 400, "needs a body"},
@@ -385,6 +409,7 @@ func TestRefused(t *testing.T) {
 		{"POST", "/v1/templates/import", "tar", "ours", 400, "a name has 1 to 128"},
 		{"POST", "/v1/templates/import?name=a/b", "tar", "ours", 400, "without namespace and tag"},
 		{"POST", "/v1/templates/import?name=a:b", "tar", "ours", 400, "without namespace and tag"},
+		{"POST", "/v1/templates/import?name=a&isolation=docker", "tar", "ours", 400, `the isolation is gvisor or runc, not "docker"`},
 		{"POST", "/v1/templates/import?name=a", "", "ours", 400, "needs image=NAME or a tar"},
 		{"POST", "/v1/templates/import?name=a&image=debian", "tar", "ours", 400, "not both"},
 		{"POST", "/v1/templates/import?name=a&image=" + strings.Repeat("x", 513), "", "ours", 400, "image must not be longer"},
@@ -412,12 +437,13 @@ func TestImport(t *testing.T) {
 	}
 	for _, tt := range []struct {
 		name, query, body string
+		class             *soulbox.Isolation
 		imports           func(soulbox.ImageSource, func(string)) error
 		want              []string // the keys of the lines
 		last              string   // a part of the last line
 	}{
-		{"tar", "name=mine", "some tar", readAll, []string{"progress", "template"}, `"id":"tpl1"`},
-		{"image", "name=mine&image=debian:bookworm", "", func(s soulbox.ImageSource, progress func(string)) error {
+		{"tar", "name=mine", "some tar", nil, readAll, []string{"progress", "template"}, `"id":"tpl1"`},
+		{"image", "name=mine&image=debian:bookworm&isolation=runc", "", new(soulbox.Runc), func(s soulbox.ImageSource, progress func(string)) error {
 			if s.Tar != nil {
 				return errors.New("a tar as well")
 			}
@@ -425,24 +451,24 @@ func TestImport(t *testing.T) {
 			progress("unpack")
 			return nil
 		}, []string{"progress", "progress", "template"}, `"name":"base"`},
-		{"fails at once", "name=mine", "x", func(soulbox.ImageSource, func(string)) error {
+		{"fails at once", "name=mine&isolation=gvisor", "x", new(soulbox.GVisor), func(soulbox.ImageSource, func(string)) error {
 			return soulbox.Errorf(soulbox.Conflict, "there is a template 'mine' already")
 		}, nil, "there is a template 'mine' already"},
-		{"fails later", "name=mine", "x", func(_ soulbox.ImageSource, progress func(string)) error {
+		{"fails later", "name=mine&isolation=", "x", nil, func(_ soulbox.ImageSource, progress func(string)) error {
 			progress("begin")
 			return soulbox.Errorf(soulbox.Invalid, "the tar holds a device")
 		}, []string{"progress", "error"}, `"code":400,"message":"the tar holds a device"`},
-		{"breaks later", "name=mine", "x", func(_ soulbox.ImageSource, progress func(string)) error {
+		{"breaks later", "name=mine", "x", nil, func(_ soulbox.ImageSource, progress func(string)) error {
 			progress("begin")
 			return errors.New("secret detail")
 		}, []string{"progress", "error"}, `"code":500,"message":"internal error"`},
-		{"no progress", "name=mine", "x", func(soulbox.ImageSource, func(string)) error { return nil }, []string{"template"}, `"id":"tpl1"`},
+		{"no progress", "name=mine", "x", nil, func(soulbox.ImageSource, func(string)) error { return nil }, []string{"template"}, `"id":"tpl1"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := &world{imports: tt.imports}
 			res := ask(newAPI(t, w), "POST", "/v1/templates/import?"+tt.query, tt.body, "ours")
-			if w.asked != "mine" {
-				t.Errorf("imported as %v, want mine", w.asked)
+			if diff := cmp.Diff(soulbox.ImportRequest{Team: "ours", Name: "mine", Isolation: tt.class}, w.asked); diff != "" {
+				t.Errorf("asked for (-want +got):\n%s", diff)
 			}
 			if tt.want == nil {
 				wantFailure(t, res, 409, tt.last)

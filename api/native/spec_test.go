@@ -110,7 +110,7 @@ func TestSpecAnswers(t *testing.T) {
 	d := spec(t)
 	for file, name := range map[string]string{
 		"sandboxes": "SandboxList", "sandbox": "Sandbox", "sandbox-created": "Sandbox", "sandbox-ended": "Sandbox", "sandbox-paused": "Sandbox",
-		"checkpoint": "Checkpoint", "checkpoints": "CheckpointList", "diff": "ChangeList", "diff-now": "ChangeList", "rolled-back": "Sandbox", "snapshots": "SnapshotList", "templates": "TemplateList",
+		"checkpoint": "Checkpoint", "checkpoints": "CheckpointList", "diff": "ChangeList", "diff-now": "ChangeList", "rolled-back": "Sandbox", "snapshots": "SnapshotList", "templates": "TemplateList", "template-changed": "Template",
 		"keys": "KeyList", "key-created": "Key", "version": "Version", "pools": "PoolList",
 		"session": "Session", "session-ended": "Session", "sessions": "SessionList", "session-beat": "Beat", "session-results": "MemberResults",
 		"session-command": "StartedCommand", "session-state": "SessionState", "session-changes": "SessionState",

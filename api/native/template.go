@@ -25,11 +25,7 @@ func (n *room) listTemplates(w http.ResponseWriter, r *http.Request, who soulbox
 
 // removeTemplate removes a template by its id or name.
 func (n *room) removeTemplate(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
-	ref, err := soulbox.ParseTemplateRef(r.PathValue("template"))
-	if err != nil {
-		return err
-	}
-	t, err := n.templates.Template(r.Context(), who.Team, ref)
+	t, err := n.template(r, who)
 	if err != nil {
 		return err
 	}
@@ -38,6 +34,41 @@ func (n *room) removeTemplate(w http.ResponseWriter, r *http.Request, who soulbo
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
+}
+
+// changeTemplate changes what sandboxes of a template are like, and tells what
+// they are like now.
+func (n *room) changeTemplate(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
+	var body struct {
+		Isolation *string `json:"isolation"`
+	}
+	if err := api.Decode(r, &body); err != nil {
+		return err
+	}
+	if body.Isolation == nil {
+		return soulbox.Errorf(soulbox.Invalid, "isolation is needed: gvisor or runc")
+	}
+	class, err := soulbox.ParseIsolation(*body.Isolation)
+	if err != nil {
+		return err
+	}
+	t, err := n.template(r, who)
+	if err != nil {
+		return err
+	}
+	if t, err = n.templates.SetIsolation(r.Context(), who.Team, t.ID, class); err != nil {
+		return err
+	}
+	return api.Answer(w, http.StatusOK, templateOf(t))
+}
+
+// template returns the one that the path means, by its id or name.
+func (n *room) template(r *http.Request, who soulbox.Actor) (*soulbox.Template, error) {
+	ref, err := soulbox.ParseTemplateRef(r.PathValue("template"))
+	if err != nil {
+		return nil, err
+	}
+	return n.templates.Template(r.Context(), who.Team, ref)
 }
 
 // importTemplate makes a template of an image's name or of the tar in the
@@ -53,13 +84,20 @@ func (n *room) importTemplate(w http.ResponseWriter, r *http.Request, who soulbo
 	if ref.Namespace != "" || ref.Tag != "" {
 		return soulbox.Errorf(soulbox.Invalid, "name: a template is imported under a plain name, without namespace and tag")
 	}
-	source, err := sourceOf(r, query.Get("image"))
-	if err != nil {
+	req := soulbox.ImportRequest{Team: who.Team, Name: ref.Name}
+	if s := query.Get("isolation"); s != "" {
+		class, err := soulbox.ParseIsolation(s)
+		if err != nil {
+			return err
+		}
+		req.Isolation = &class
+	}
+	if req.Source, err = sourceOf(r, query.Get("image")); err != nil {
 		return err
 	}
 
 	lines := newLines(w)
-	t, err := n.templates.Import(r.Context(), who.Team, ref.Name, source, lines.progress)
+	t, err := n.templates.Import(r.Context(), req, lines.progress)
 	if err != nil {
 		if !lines.begun() {
 			return err

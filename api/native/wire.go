@@ -37,7 +37,9 @@ type sandboxAnswer struct {
 	From      string            `json:"from,omitempty"`
 	Metadata  map[string]string `json:"metadata,omitempty"`
 
-	AccessToken string `json:"access_token,omitempty"` // only in the answer to who made it
+	// Only in the answer to who made it.
+	AccessToken string `json:"access_token,omitempty"`
+	Domain      string `json:"domain,omitempty"`
 }
 
 // lifecycle says what becomes of a sandbox when its time is up, and of traffic
@@ -191,6 +193,7 @@ type templateAnswer struct {
 	CPUs      int       `json:"cpus"`
 	MemoryMiB int64     `json:"memory_mib"`
 	DiskMiB   int64     `json:"disk_mib"`
+	Isolation string    `json:"isolation"`
 	User      string    `json:"user,omitempty"`
 	Workdir   string    `json:"workdir,omitempty"`
 	Starts    int64     `json:"starts"`
@@ -209,6 +212,7 @@ func templateOf(t *soulbox.Template) templateAnswer {
 		CPUs:      t.Size.CPUs,
 		MemoryMiB: int64(t.Size.Memory / soulbox.MiB),
 		DiskMiB:   int64(t.Size.Disk / soulbox.MiB),
+		Isolation: t.Isolation.String(),
 		User:      t.User,
 		Workdir:   t.Workdir,
 		Starts:    t.Starts,
