@@ -305,8 +305,51 @@ func TestTemplates(t *testing.T) {
 	if all, err := c.Templates.List(ctx); err != nil || len(all) != 2 {
 		t.Errorf("List: %v, %v, want two", all, err)
 	}
+	if made.Isolation != soulbox.GVisor {
+		t.Errorf("Import without an isolation: %+v, want gvisor", made)
+	}
+	for _, class := range []soulbox.Isolation{soulbox.Runc, soulbox.GVisor} {
+		changed, err := c.Templates.SetIsolation(ctx, made.ID, class)
+		if err != nil || changed.Name != "py" || changed.Isolation != class {
+			t.Errorf("SetIsolation to %s: %+v, %v", class, changed, err)
+		}
+	}
+	if _, err := c.Templates.SetIsolation(ctx, "py", "docker"); soulbox.KindOf(err) != soulbox.Invalid {
+		t.Errorf("SetIsolation to what there is not: %v, want Invalid", err)
+	}
+	if _, err := c.Templates.SetIsolation(ctx, "nosuch", soulbox.Runc); soulbox.KindOf(err) != soulbox.NotFound {
+		t.Errorf("SetIsolation of none: %v, want NotFound", err)
+	}
 	if err := c.Templates.Delete(ctx, "py"); err != nil {
 		t.Error(err)
+	}
+}
+
+// A sandbox has what was asked for, else what its template has.
+func TestIsolation(t *testing.T) {
+	c, _ := newClient(t)
+	ctx := t.Context()
+	made, err := c.Templates.Import(ctx, "py", client.ImportOptions{Image: "python:3", Isolation: new(soulbox.Runc)})
+	if err != nil || made.Isolation != soulbox.Runc {
+		t.Fatalf("Import: %+v, %v, want one of runc", made, err)
+	}
+	for _, tt := range []struct {
+		template string
+		asked    *soulbox.Isolation
+		want     soulbox.Isolation
+	}{
+		{"py", nil, soulbox.Runc},
+		{"py", new(soulbox.GVisor), soulbox.GVisor},
+		{"base", nil, soulbox.GVisor},
+		{"base", new(soulbox.Runc), soulbox.Runc},
+	} {
+		box, err := c.Sandboxes.Create(ctx, client.CreateOptions{Template: tt.template, Isolation: tt.asked})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if info, err := c.Sandboxes.Get(ctx, box.ID); err != nil || info.Isolation != tt.want {
+			t.Errorf("of %s: %+v, %v, want isolation %s", tt.template, info, err, tt.want)
+		}
 	}
 }
 

@@ -39,6 +39,9 @@ type CreateOptions struct {
 	// Lifecycle says what becomes of it when its time is up. The zero value:
 	// it ends.
 	Lifecycle soulbox.Lifecycle
+	// Isolation is what stands between it and the server's machine. Nil: what
+	// the template says.
+	Isolation *soulbox.Isolation
 }
 
 // An Info is what the server tells about a sandbox.
@@ -53,6 +56,7 @@ type Info struct {
 	Memory     soulbox.Bytes
 	Disk       soulbox.Bytes
 	Internet   bool
+	Isolation  soulbox.Isolation
 	Metadata   map[string]string
 	End        *soulbox.End // nil while it lives
 }
@@ -71,26 +75,28 @@ func (s *Sandboxes) Create(ctx context.Context, o CreateOptions) (*Sandbox, erro
 		o.Template = DefaultTemplate
 	}
 	in := createWire{
-		TemplateID: o.Template,
-		Timeout:    seconds(o.Timeout),
-		EnvVars:    o.Env,
-		Metadata:   o.Metadata,
+		Template: o.Template,
+		Timeout:  seconds(o.Timeout),
+		Env:      o.Env,
+		Metadata: o.Metadata,
+	}
+	if o.Isolation != nil {
+		in.Isolation = o.Isolation.String()
 	}
 	if o.NoInternet {
 		in.Internet = new(false)
 	}
-	in.AutoPause = o.Lifecycle.Pause
-	if o.Lifecycle.FilesOnly {
-		in.AutoPauseMemory = new(false)
+	if l := o.Lifecycle; l != (soulbox.Lifecycle{}) {
+		in.Lifecycle = &lifecycleWire{FilesOnly: l.FilesOnly, Wake: l.Wake}
+		if l.Pause {
+			in.Lifecycle.OnTimeout = "pause"
+		}
 	}
-	if o.Lifecycle.Wake {
-		in.AutoResume = &enabledWire{Enabled: true}
-	}
-	var out sandboxWire
-	if err := s.c.call(ctx, http.MethodPost, "/v2/sandboxes", nil, in, &out); err != nil {
+	var out createdWire
+	if err := s.c.call(ctx, http.MethodPost, "/v1/sandboxes", nil, in, &out); err != nil {
 		return nil, err
 	}
-	return s.c.handle(out), nil
+	return s.c.handle(sandboxWire{SandboxID: out.ID, Token: out.Token, Domain: out.Domain}), nil
 }
 
 // Connect returns a handle on a sandbox and makes it live at least for another
@@ -203,19 +209,26 @@ func seconds(d time.Duration) int {
 }
 
 type createWire struct {
-	TemplateID string            `json:"templateID"`
-	Timeout    int               `json:"timeout,omitempty"`
-	EnvVars    map[string]string `json:"envVars,omitempty"`
-	Metadata   map[string]string `json:"metadata,omitempty"`
-	Internet   *bool             `json:"allow_internet_access,omitempty"`
-
-	AutoPause       bool         `json:"autoPause,omitempty"`
-	AutoPauseMemory *bool        `json:"autoPauseMemory,omitempty"` // absent means true
-	AutoResume      *enabledWire `json:"autoResume,omitempty"`
+	Template  string            `json:"template"`
+	Timeout   int               `json:"timeout,omitempty"`
+	Isolation string            `json:"isolation,omitempty"`
+	Env       map[string]string `json:"envs,omitempty"`
+	Metadata  map[string]string `json:"metadata,omitempty"`
+	Internet  *bool             `json:"internet,omitempty"` // absent means true
+	Lifecycle *lifecycleWire    `json:"lifecycle,omitempty"`
 }
 
-type enabledWire struct {
-	Enabled bool `json:"enabled"`
+type lifecycleWire struct {
+	OnTimeout string `json:"on_timeout,omitempty"`
+	FilesOnly bool   `json:"files_only,omitempty"`
+	Wake      bool   `json:"wake,omitempty"`
+}
+
+// createdWire is what create answers.
+type createdWire struct {
+	ID     string `json:"id"`
+	Token  string `json:"access_token"`
+	Domain string `json:"domain"`
 }
 
 type timeoutWire struct {
@@ -226,7 +239,7 @@ type durationWire struct {
 	Duration int `json:"duration"`
 }
 
-// sandboxWire is what create and connect answer.
+// sandboxWire is what connect and fork answer.
 type sandboxWire struct {
 	SandboxID string `json:"sandboxID"`
 	Token     string `json:"envdAccessToken"`
@@ -253,6 +266,7 @@ type infoWire struct {
 	MemoryMiB  int64             `json:"memory_mib"`
 	DiskMiB    int64             `json:"disk_mib"`
 	Internet   bool              `json:"internet"`
+	Isolation  string            `json:"isolation"`
 	Metadata   map[string]string `json:"metadata"`
 	EndedAt    *time.Time        `json:"ended_at"`
 	EndedBy    string            `json:"ended_by"`
@@ -271,12 +285,22 @@ func (w infoWire) info() *Info {
 		Memory:     soulbox.Bytes(w.MemoryMiB) * soulbox.MiB,
 		Disk:       soulbox.Bytes(w.DiskMiB) * soulbox.MiB,
 		Internet:   w.Internet,
+		Isolation:  isolation(w.Isolation),
 		Metadata:   w.Metadata,
 	}
 	if w.EndedAt != nil {
 		i.End = &soulbox.End{At: *w.EndedAt, By: soulbox.Ender(w.EndedBy), Reason: w.Reason}
 	}
 	return i
+}
+
+// isolation reads a class as the server spells it, also one that is newer than
+// this package.
+func isolation(s string) soulbox.Isolation {
+	if s == soulbox.GVisor.String() {
+		return soulbox.GVisor
+	}
+	return soulbox.Isolation(s)
 }
 
 // handle turns the answer of create or connect into a handle.

@@ -312,12 +312,19 @@ func TestLifeWire(t *testing.T) {
 		name, want string
 		call       func(context.Context, *client.Sandboxes) error
 	}{
-		{"create plain", `POST /v2/sandboxes {"templateID":"base"}`, func(ctx context.Context, s *client.Sandboxes) error {
+		{"create plain", `POST /v1/sandboxes {"template":"base"}`, func(ctx context.Context, s *client.Sandboxes) error {
 			_, err := s.Create(ctx, client.CreateOptions{})
 			return err
 		}},
-		{"create with a lifecycle", `POST /v2/sandboxes {"templateID":"base","autoPause":true,"autoPauseMemory":false,"autoResume":{"enabled":true}}`, func(ctx context.Context, s *client.Sandboxes) error {
+		{"create with a lifecycle", `POST /v1/sandboxes {"template":"base","lifecycle":{"on_timeout":"pause","files_only":true,"wake":true}}`, func(ctx context.Context, s *client.Sandboxes) error {
 			_, err := s.Create(ctx, client.CreateOptions{Lifecycle: soulbox.Lifecycle{Pause: true, FilesOnly: true, Wake: true}})
+			return err
+		}},
+		{"create with everything", `POST /v1/sandboxes {"template":"t","timeout":2,"isolation":"gvisor","envs":{"A":"1"},"metadata":{"b":"2"},"internet":false}`, func(ctx context.Context, s *client.Sandboxes) error {
+			_, err := s.Create(ctx, client.CreateOptions{
+				Template: "t", Timeout: 1500 * time.Millisecond, Isolation: new(soulbox.GVisor),
+				Env: map[string]string{"A": "1"}, Metadata: map[string]string{"b": "2"}, NoInternet: true,
+			})
 			return err
 		}},
 		{"pause", `POST /sandboxes/i0/pause {"memory":true}`, func(ctx context.Context, s *client.Sandboxes) error {

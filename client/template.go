@@ -12,7 +12,7 @@ import (
 	"github.com/soulbox/soulbox"
 )
 
-// Templates imports and lists what sandboxes are made of.
+// Templates imports, changes and lists what sandboxes are made of.
 type Templates struct{ c *Client }
 
 // A Template is what sandboxes are made of.
@@ -23,19 +23,23 @@ type Template struct {
 	CPUs      int // of its sandboxes, unless they ask otherwise
 	Memory    soulbox.Bytes
 	Disk      soulbox.Bytes
-	Source    string // where it came from, for people
+	Isolation soulbox.Isolation // also of its sandboxes, unless they ask otherwise
+	Source    string            // where it came from, for people
 	Starts    int64
 	CreatedAt time.Time
 	UpdatedAt time.Time
 }
 
-// ImportOptions say where a template comes from: exactly one of the fields is
-// set.
+// ImportOptions say where a template comes from: exactly one of Image and
+// Archive is set.
 type ImportOptions struct {
 	// Image is a reference to an OCI image, which the server pulls.
 	Image string
 	// Archive is a tar of a root file system, compressed or not.
 	Archive io.Reader
+	// Isolation is what its sandboxes have unless they ask otherwise. Nil: that
+	// of the template in whose place it comes, else gVisor.
+	Isolation *soulbox.Isolation
 	// Progress, if not nil, is called with a sentence for people at each step.
 	Progress func(string)
 }
@@ -49,6 +53,9 @@ func (t *Templates) Import(ctx context.Context, name string, o ImportOptions) (*
 	query := url.Values{"name": {name}}
 	if o.Image != "" {
 		query.Set("image", o.Image)
+	}
+	if o.Isolation != nil {
+		query.Set("isolation", o.Isolation.String())
 	}
 	req, err := t.c.request(ctx, http.MethodPost, "/v1/templates/import", query, o.Archive)
 	if err != nil {
@@ -102,6 +109,19 @@ func (t *Templates) List(ctx context.Context) ([]*Template, error) {
 	return list, nil
 }
 
+// SetIsolation changes what sandboxes of a template, by id or name, have unless
+// they ask otherwise. Those that are there keep theirs.
+func (t *Templates) SetIsolation(ctx context.Context, id string, class soulbox.Isolation) (*Template, error) {
+	ctx, cancel := context.WithTimeout(ctx, workTimeout) // an import may be packing
+	defer cancel()
+	var out templateWire
+	in := map[string]string{"isolation": class.String()}
+	if _, err := t.c.exchange(ctx, http.MethodPatch, "/v1/templates/"+url.PathEscape(id), nil, in, &out); err != nil {
+		return nil, err
+	}
+	return out.template(), nil
+}
+
 // Delete removes a template, by id or name. Sandboxes that were made of it go
 // on.
 func (t *Templates) Delete(ctx context.Context, id string) error {
@@ -124,6 +144,7 @@ type templateWire struct {
 	CPUs      int       `json:"cpus"`
 	MemoryMiB int64     `json:"memory_mib"`
 	DiskMiB   int64     `json:"disk_mib"`
+	Isolation string    `json:"isolation"`
 	Source    string    `json:"source"`
 	Starts    int64     `json:"starts"`
 	CreatedAt time.Time `json:"created_at"`
@@ -138,6 +159,7 @@ func (w templateWire) template() *Template {
 		CPUs:      w.CPUs,
 		Memory:    soulbox.Bytes(w.MemoryMiB) * soulbox.MiB,
 		Disk:      soulbox.Bytes(w.DiskMiB) * soulbox.MiB,
+		Isolation: isolation(w.Isolation),
 		Source:    w.Source,
 		Starts:    w.Starts,
 		CreatedAt: w.CreatedAt,

@@ -2,6 +2,7 @@ package clienttest
 
 import (
 	"archive/tar"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,6 +22,7 @@ type template struct {
 	CPUs      int       `json:"cpus"`
 	MemoryMiB int       `json:"memory_mib"`
 	DiskMiB   int       `json:"disk_mib"`
+	Isolation string    `json:"isolation"`
 	Source    string    `json:"source"`
 	Starts    int       `json:"starts"`
 	CreatedAt time.Time `json:"created_at"`
@@ -54,6 +56,10 @@ func (s *Server) importTemplate(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, err.Error())
 		return
 	}
+	class := r.URL.Query().Get("isolation")
+	if class != "" && !knownClass(w, class) {
+		return
+	}
 	var lines []string
 	if source == "" {
 		source = "archive"
@@ -79,9 +85,40 @@ func (s *Server) importTemplate(w http.ResponseWriter, r *http.Request) {
 	now := time.Now()
 	t := template{ID: "t" + name, Name: name, CPUs: 2, MemoryMiB: 512, DiskMiB: 1024, Source: source, CreatedAt: now, UpdatedAt: now}
 	s.mu.Lock()
+	t.Isolation = cmp.Or(class, s.templates[name].Isolation, soulbox.GVisor.String())
 	s.templates[name] = t
 	s.mu.Unlock()
 	_ = enc.Encode(map[string]any{"template": t}) // as above
+}
+
+// knownClass reports whether there is such an isolation, or answers that there is
+// none.
+func knownClass(w http.ResponseWriter, class string) bool {
+	if _, err := soulbox.ParseIsolation(class); err != nil {
+		refuse(w, http.StatusBadRequest, err.Error())
+		return false
+	}
+	return true
+}
+
+func (s *Server) changeTemplate(w http.ResponseWriter, r *http.Request) {
+	var in struct {
+		Isolation string `json:"isolation"`
+	}
+	if !decode(w, r, &in) || !knownClass(w, in.Isolation) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name, t := range s.templates {
+		if id := r.PathValue("id"); name == id || t.ID == id {
+			t.Isolation, t.UpdatedAt = in.Isolation, time.Now()
+			s.templates[name] = t
+			answer(w, http.StatusOK, t)
+			return
+		}
+	}
+	refuse(w, http.StatusNotFound, "template '"+r.PathValue("id")+"' not found")
 }
 
 func (s *Server) deleteTemplate(w http.ResponseWriter, r *http.Request) {

@@ -14,6 +14,8 @@
 // folder, so a rollback of one of them shows in the others; those that are made
 // of a snapshot, and forks, have folders of their own.
 //
+// Every isolation is allowed, and is nothing but a word.
+//
 // Sessions are as little: their checkpoints keep nothing, and their streams of
 // events break off every few events, for clients to come back.
 package clienttest
@@ -65,13 +67,13 @@ func New(home string) *Server {
 		boxes:     map[string]*box{},
 		templates: map[string]template{},
 	}
-	s.templates["base"] = template{ID: "tbase", Name: "base", Public: true, CPUs: 2, MemoryMiB: 512, DiskMiB: 1024, Source: "test", CreatedAt: time.Now(), UpdatedAt: time.Now()}
+	s.templates["base"] = template{ID: "tbase", Name: "base", Public: true, CPUs: 2, MemoryMiB: 512, DiskMiB: 1024, Isolation: soulbox.GVisor.String(), Source: "test", CreatedAt: time.Now(), UpdatedAt: time.Now()}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/version", func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, map[string]string{"version": Version})
 	})
 	mux.HandleFunc("GET /v1/pools", s.listPools)
-	mux.HandleFunc("POST /v2/sandboxes", s.create)
+	mux.HandleFunc("POST /v1/sandboxes", s.create)
 	mux.HandleFunc("POST /v2/sandboxes/{id}/connect", s.connect)
 	mux.HandleFunc("GET /sandboxes/{id}", s.handle)
 	mux.HandleFunc("DELETE /sandboxes/{id}", s.kill)
@@ -94,6 +96,7 @@ func New(home string) *Server {
 	s.sessionRoutes(mux)
 	mux.HandleFunc("GET /v1/templates", s.listTemplates)
 	mux.HandleFunc("POST /v1/templates/import", s.importTemplate)
+	mux.HandleFunc("PATCH /v1/templates/{id}", s.changeTemplate)
 	mux.HandleFunc("DELETE /v1/templates/{id}", s.deleteTemplate)
 	mux.HandleFunc("GET /v1/keys", s.listKeys)
 	mux.HandleFunc("POST /v1/keys", s.createKey)

@@ -144,7 +144,7 @@ func (s *Server) fork(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		other := s.add(&box{
-			template: b.template, env: b.env, metadata: b.metadata, internet: b.internet,
+			template: b.template, env: b.env, metadata: b.metadata, internet: b.internet, isolation: b.isolation,
 			lifecycle: b.lifecycle, timeout: lifetime(in.Timeout),
 		}, home)
 		forks = append(forks, map[string]any{"sandbox": handleOf(other)})

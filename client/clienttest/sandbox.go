@@ -1,6 +1,7 @@
 package clienttest
 
 import (
+	"cmp"
 	"net/http"
 	"slices"
 	"sync"
@@ -18,6 +19,7 @@ type box struct {
 	env       map[string]string
 	metadata  map[string]string
 	internet  bool
+	isolation string
 	lifecycle soulbox.Lifecycle
 	agent     *agent
 
@@ -62,10 +64,13 @@ type boxWire struct {
 	MemoryMiB  int               `json:"memory_mib"`
 	DiskMiB    int               `json:"disk_mib"`
 	Internet   bool              `json:"internet"`
+	Isolation  string            `json:"isolation"`
 	Metadata   map[string]string `json:"metadata"`
 	EndedAt    *time.Time        `json:"ended_at,omitempty"`
 	EndedBy    soulbox.Ender     `json:"ended_by,omitempty"`
 	Reason     string            `json:"reason,omitempty"`
+
+	AccessToken string `json:"access_token,omitempty"` // for who made it
 }
 
 func (b *box) wire() boxWire {
@@ -74,7 +79,7 @@ func (b *box) wire() boxWire {
 	w := boxWire{
 		ID: b.id, TemplateID: "t" + b.template, Alias: b.template, State: soulbox.Running,
 		StartedAt: b.started, ExpiresAt: b.expires, CPUs: 2, MemoryMiB: 512, DiskMiB: 1024,
-		Internet: b.internet, Metadata: b.metadata,
+		Internet: b.internet, Isolation: b.isolation, Metadata: b.metadata,
 	}
 	if b.paused {
 		w.State = soulbox.Paused
@@ -87,33 +92,34 @@ func (b *box) wire() boxWire {
 
 func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 	var in struct {
-		TemplateID string            `json:"templateID"`
-		Timeout    *int              `json:"timeout"`
-		EnvVars    map[string]string `json:"envVars"`
-		Metadata   map[string]string `json:"metadata"`
-		Internet   *bool             `json:"allow_internet_access"`
-		AutoPause  bool              `json:"autoPause"`
-		AutoMemory *bool             `json:"autoPauseMemory"`
-		AutoResume struct {
-			Enabled bool `json:"enabled"`
-		} `json:"autoResume"`
+		Template  string            `json:"template"`
+		Timeout   *int              `json:"timeout"`
+		Isolation string            `json:"isolation"`
+		Envs      map[string]string `json:"envs"`
+		Metadata  map[string]string `json:"metadata"`
+		Internet  *bool             `json:"internet"`
+		Lifecycle struct {
+			OnTimeout string `json:"on_timeout"`
+			FilesOnly bool   `json:"files_only"`
+			Wake      bool   `json:"wake"`
+		} `json:"lifecycle"`
 	}
-	if !decode(w, r, &in) {
+	if !decode(w, r, &in) || in.Isolation != "" && !knownClass(w, in.Isolation) {
 		return
 	}
 	made := &box{
-		template: in.TemplateID, timeout: lifetime(in.Timeout), env: in.EnvVars, metadata: in.Metadata,
+		template: in.Template, timeout: lifetime(in.Timeout), env: in.Envs, metadata: in.Metadata,
 		internet:  in.Internet == nil || *in.Internet,
-		lifecycle: soulbox.Lifecycle{Pause: in.AutoPause, FilesOnly: in.AutoMemory != nil && !*in.AutoMemory, Wake: in.AutoResume.Enabled},
+		lifecycle: soulbox.Lifecycle{Pause: in.Lifecycle.OnTimeout == "pause", FilesOnly: in.Lifecycle.FilesOnly, Wake: in.Lifecycle.Wake},
 	}
 	if life := made.lifecycle; !life.Pause && (life.FilesOnly || life.Wake) {
-		refuse(w, http.StatusBadRequest, "autoPauseMemory and autoResume go with autoPause")
+		refuse(w, http.StatusBadRequest, "files_only and wake go with on_timeout pause")
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	home := s.home
-	if snap := named(s.taken(soulbox.ForCreate, nil), in.TemplateID); snap != nil {
+	if snap := named(s.taken(soulbox.ForCreate, nil), in.Template); snap != nil {
 		var err error
 		if home, err = s.folder(snap.dir); err != nil {
 			refuse(w, http.StatusInternalServerError, err.Error())
@@ -123,11 +129,14 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 		if made.env == nil {
 			made.env = snap.env
 		}
-	} else if _, ok := s.templates[in.TemplateID]; !ok {
-		refuse(w, http.StatusNotFound, "template '"+in.TemplateID+"' not found")
+	} else if _, ok := s.templates[in.Template]; !ok {
+		refuse(w, http.StatusNotFound, "template '"+in.Template+"' not found")
 		return
 	}
-	answer(w, http.StatusCreated, handleOf(s.add(made, home)))
+	made.isolation = cmp.Or(in.Isolation, s.templates[made.template].Isolation, soulbox.GVisor.String())
+	out := s.add(made, home).wire()
+	out.AccessToken = made.token()
+	answer(w, http.StatusCreated, out)
 }
 
 // add starts a sandbox that is like made, in the folder home.
