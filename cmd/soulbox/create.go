@@ -53,6 +53,7 @@ type created struct {
 	template   string
 	metadata   []string
 	noInternet bool
+	isolation  string // empty: the template's
 	timeout    time.Duration
 	onTimeout  string // "kill", "pause" or, where there is no such flag, empty
 	filesOnly  bool
@@ -66,6 +67,7 @@ func createFlags(cmd *cobra.Command, timeout bool) *created {
 	f := cmd.Flags()
 	f.StringVarP(&m.template, "template", "t", client.DefaultTemplate, "template or snapshot to start")
 	f.StringArrayVarP(&m.metadata, "metadata", "m", nil, "note for finding the sandbox again, `NAME=VALUE`; may be repeated")
+	isolationFlag(cmd, &m.isolation, "what stands between it and the machine: gvisor or runc (default the template's)")
 	f.BoolVar(&m.noInternet, "no-internet", false, "close the way to the internet")
 	if timeout {
 		f.DurationVar(&m.timeout, "timeout", 0, "how long it lives (default the server's, five minutes)")
@@ -89,7 +91,31 @@ func (m *created) options() (client.CreateOptions, error) {
 	if err != nil {
 		return client.CreateOptions{}, err
 	}
-	return client.CreateOptions{Template: m.template, Timeout: m.timeout, Metadata: notes, NoInternet: m.noInternet, Lifecycle: life}, nil
+	class, err := isolation(m.isolation)
+	if err != nil {
+		return client.CreateOptions{}, err
+	}
+	return client.CreateOptions{
+		Template: m.template, Timeout: m.timeout, Metadata: notes, NoInternet: m.noInternet, Lifecycle: life, Isolation: class,
+	}, nil
+}
+
+// isolationFlag adds --isolation to what makes a sandbox or a template.
+func isolationFlag(cmd *cobra.Command, class *string, usage string) {
+	cmd.Flags().StringVar(class, "isolation", "", usage)
+	_ = cmd.RegisterFlagCompletionFunc("isolation", completeWords("gvisor", "runc")) // the flag exists
+}
+
+// isolation reads what that flag says; nil: it was not given.
+func isolation(s string) (*soulbox.Isolation, error) {
+	if s == "" {
+		return nil, nil //nolint:nilnil // nothing was asked for
+	}
+	class, err := soulbox.ParseIsolation(s)
+	if err != nil {
+		return nil, soulbox.Errorf(soulbox.Invalid, "--isolation is gvisor or runc, not %.80q", s)
+	}
+	return &class, nil
 }
 
 func (m *created) lifecycle() (soulbox.Lifecycle, error) {

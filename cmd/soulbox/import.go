@@ -17,7 +17,7 @@ import (
 
 func importCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "import IMAGE|TAR|DIR NAME",
+		Use:   "import [flags] IMAGE|TAR|DIR NAME",
 		Short: "Make a template of an OCI image, a tar or a folder",
 		Long: "Make a template of a root file system: an OCI image that the server pulls, a tar\n" +
 			"of this machine (- for standard input), or a folder of it, of which owners and\n" +
@@ -26,16 +26,22 @@ func importCommand(c *cli) *cobra.Command {
 			"  sudo soulbox template import ./rootfs mine",
 		Args: wantArgs(2, 2),
 	}
+	var class string
+	isolationFlag(cmd, &class, "of its sandboxes, unless they ask otherwise: gvisor or runc (default what the name had, else gvisor)")
 	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		source, name := args[0], args[1]
+		asked, err := isolation(class)
+		if err != nil {
+			return err
+		}
 		api, err := c.client()
 		if err != nil {
 			return err
 		}
 		wait := c.progress("importing " + source)
 		defer wait.stop()
-		o := client.ImportOptions{Progress: func(s string) {
+		o := client.ImportOptions{Isolation: asked, Progress: func(s string) {
 			if c.errTTY {
 				wait.say(s)
 				return

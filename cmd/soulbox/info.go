@@ -34,6 +34,7 @@ func infoCommand(c *cli) *cobra.Command {
 			{"cpus", strconv.Itoa(i.CPUs)},
 			{"memory", c.size(i.Memory)},
 			{"disk", c.size(i.Disk)},
+			{"isolation", i.Isolation.String()},
 			{"internet", yesNo(i.Internet)},
 			{"metadata", metadata(i.Metadata)},
 			{"started", c.moment(i.StartedAt)},

@@ -69,6 +69,7 @@ type sandboxJSON struct {
 	CPUs       int               `json:"cpus"`
 	Memory     soulbox.Bytes     `json:"memory_bytes"`
 	Disk       soulbox.Bytes     `json:"disk_bytes"`
+	Isolation  string            `json:"isolation"`
 	Internet   bool              `json:"internet"`
 	Metadata   map[string]string `json:"metadata"`
 }
@@ -84,6 +85,7 @@ func newSandboxJSON(i *client.Info) sandboxJSON {
 		CPUs:       i.CPUs,
 		Memory:     i.Memory,
 		Disk:       i.Disk,
+		Isolation:  i.Isolation.String(),
 		Internet:   i.Internet,
 		Metadata:   i.Metadata,
 	}

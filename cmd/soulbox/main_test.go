@@ -182,7 +182,7 @@ func TestTableOnTerminal(t *testing.T) {
 	cmd := soulboxCommand(t, server, "sandbox", "info", id)
 	cmd.Env = append(cmd.Env, "NO_COLOR=1")
 	got = onTerminal(t, cmd)
-	if strings.Contains(got, "\x1b[") || !strings.Contains(got, "memory    512 MiB") {
+	if strings.Contains(got, "\x1b[") || !strings.Contains(got, "memory     512 MiB") {
 		t.Errorf("soulbox sandbox info on a terminal with NO_COLOR: %q", got)
 	}
 }

@@ -12,9 +12,10 @@ import (
 )
 
 func templateCommand(c *cli) *cobra.Command {
-	return group("template", "Import and list what sandboxes are made of",
+	return group("template", "Import, change and list what sandboxes are made of",
 		importCommand(c),
 		templateLsCommand(c),
+		templateIsolationCommand(c),
 		templateRmCommand(c),
 	)
 }
@@ -22,15 +23,46 @@ func templateCommand(c *cli) *cobra.Command {
 func templateLsCommand(c *cli) *cobra.Command {
 	return lsVerb(c, listing[*client.Template, templateJSON]{
 		short: "List templates",
-		head:  []string{"NAME", "ID", "CPUS", "MEMORY", "DISK", "STARTS", "UPDATED", "SOURCE"},
+		head:  []string{"NAME", "ID", "CPUS", "MEMORY", "DISK", "ISOLATION", "STARTS", "UPDATED", "SOURCE"},
 		ask: func(ctx context.Context, api *client.Client, _ []string) ([]*client.Template, error) {
 			return api.Templates.List(ctx)
 		},
 		rows: rowsOf(func(t *client.Template) []string {
-			return []string{t.Name, t.ID, strconv.Itoa(t.CPUs), c.size(t.Memory), c.size(t.Disk), strconv.FormatInt(t.Starts, 10), c.when(t.UpdatedAt), t.Source}
+			return []string{t.Name, t.ID, strconv.Itoa(t.CPUs), c.size(t.Memory), c.size(t.Disk), t.Isolation.String(), strconv.FormatInt(t.Starts, 10), c.when(t.UpdatedAt), t.Source}
 		}),
 		json: newTemplateJSON,
 	})
+}
+
+func templateIsolationCommand(c *cli) *cobra.Command {
+	return &cobra.Command{
+		Use:   "isolation NAME gvisor|runc",
+		Short: "Change what stands between new sandboxes of a template and the machine",
+		Long: "Change the isolation that sandboxes made of a template have, unless they ask\n" +
+			"otherwise. Those that are there keep theirs.",
+		Example: "  soulbox template isolation python runc",
+		Args:    wantArgs(2, 2),
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			if len(args) == 1 {
+				return []cobra.Completion{"gvisor", "runc"}, cobra.ShellCompDirectiveNoFileComp
+			}
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			class, err := soulbox.ParseIsolation(args[1])
+			if err != nil {
+				return err
+			}
+			api, err := c.client()
+			if err != nil {
+				return err
+			}
+			wait := c.progress("changing template " + args[0])
+			defer wait.stop()
+			_, err = api.Templates.SetIsolation(cmd.Context(), args[0], class)
+			return err
+		},
+	}
 }
 
 func templateRmCommand(c *cli) *cobra.Command {
@@ -53,6 +85,7 @@ type templateJSON struct {
 	CPUs      int           `json:"cpus"`
 	Memory    soulbox.Bytes `json:"memory_bytes"`
 	Disk      soulbox.Bytes `json:"disk_bytes"`
+	Isolation string        `json:"isolation"`
 	Source    string        `json:"source"`
 	Starts    int64         `json:"starts"`
 	CreatedAt time.Time     `json:"created_at,omitzero"`
@@ -67,6 +100,7 @@ func newTemplateJSON(t *client.Template) templateJSON {
 		CPUs:      t.CPUs,
 		Memory:    t.Memory,
 		Disk:      t.Disk,
+		Isolation: t.Isolation.String(),
 		Source:    t.Source,
 		Starts:    t.Starts,
 		CreatedAt: t.CreatedAt,
