@@ -127,7 +127,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, route Route) {
 	id := rand.Text()
 	out := &answer{ResponseWriter: w}
 	out.Header().Set("X-Request-Id", id)
-	body := guardBody(w, r, route.Upload)
+	r, body := guardBody(w, r, route.Upload)
 
 	actor, err := a.run(out, r, route)
 	if err != nil && !out.started() {

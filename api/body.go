@@ -29,8 +29,11 @@ type body struct {
 	done   bool
 }
 
-// guardBody puts the guard in front of r's body.
-func guardBody(w http.ResponseWriter, r *http.Request, upload bool) *body {
+// guardBody returns r with the guard in front of its body. It is a copy, because
+// net/http looks into the body of the request that it has made: only there does
+// it find that something was left unread, and that the connection must not serve
+// another request, which what is left would be taken for.
+func guardBody(w http.ResponseWriter, r *http.Request, upload bool) (*http.Request, *body) {
 	size := int64(maxJSON)
 	if upload {
 		size = maxUpload
@@ -41,8 +44,9 @@ func guardBody(w http.ResponseWriter, r *http.Request, upload bool) *body {
 		upload:     upload,
 		done:       r.Body == nil || r.Body == http.NoBody,
 	}
+	r = r.WithContext(r.Context())
 	r.Body = b
-	return b
+	return r, b
 }
 
 // Read reads on under a deadline. Once the body has ended the deadline goes

@@ -7,8 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -578,6 +580,48 @@ func TestImportCutOff(t *testing.T) {
 		}
 	case <-time.After(10 * time.Second):
 		t.Error("the import still waits for the rest of the tar")
+	}
+}
+
+// TestImportLeavesNoRequest sends a body that nobody reads and that looks like
+// requests. Whatever becomes of the import, they must not be answered: whoever
+// shares the connection would get the answers of others.
+func TestImportLeavesNoRequest(t *testing.T) {
+	body := strings.Repeat("GET /v1/version HTTP/1.1\r\nHost: x\r\nX-API-KEY: ours\r\n\r\n", 50_000)
+	for name, tt := range map[string]struct {
+		code    int
+		imports func(soulbox.ImageSource, func(string)) error
+	}{
+		"fails at once": {409, func(soulbox.ImageSource, func(string)) error { return soulbox.Errorf(soulbox.Conflict, "no") }},
+		"fails later": {200, func(_ soulbox.ImageSource, progress func(string)) error {
+			progress("begin")
+			return soulbox.Errorf(soulbox.Conflict, "no")
+		}},
+		"ends early": {200, func(soulbox.ImageSource, func(string)) error { return nil }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := httptest.NewServer(newAPI(t, &world{imports: tt.imports}))
+			defer s.Close()
+			c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			go func() {
+				fmt.Fprintf(c, "POST /v1/templates/import?name=mine HTTP/1.1\r\nHost: x\r\nX-API-KEY: ours\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+			}()
+			in := bufio.NewReader(c)
+			res, err := http.ReadResponse(in, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode != tt.code {
+				t.Errorf("%d, %v, want %d and all of the answer", res.StatusCode, err, tt.code)
+			}
+			if next, err := http.ReadResponse(in, nil); err == nil {
+				t.Errorf("a part of the body was answered with %s", next.Status)
+			}
+		})
 	}
 }
 

@@ -143,11 +143,7 @@ type lines struct {
 }
 
 func newLines(w http.ResponseWriter) *lines {
-	l := &lines{w: w, conn: http.NewResponseController(w)}
-	// Without this net/http reads the whole body before the first line is
-	// sent. Where it is not supported, it is not needed: HTTP/2 and tests.
-	_ = l.conn.EnableFullDuplex()
-	return l
+	return &lines{w: w, conn: http.NewResponseController(w)}
 }
 
 func (l *lines) begun() bool {
@@ -173,6 +169,10 @@ func (l *lines) write(line importLine) {
 	}
 	if !l.started {
 		l.started = true
+		// Without this net/http reads the whole body before the first line is
+		// sent. Where it is not supported, it is not needed: HTTP/2 and tests.
+		// Not sooner, because an ordinary error is told in the ordinary way.
+		_ = l.conn.EnableFullDuplex()
 		l.w.Header().Set("Content-Type", "application/x-ndjson")
 		l.w.WriteHeader(http.StatusOK)
 	}
