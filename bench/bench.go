@@ -88,6 +88,13 @@ type runner struct {
 	api  *client.Client
 	keep *keeper
 	id   string // of the run; part of every name that it gives
+
+	class soulbox.Isolation // of the sandboxes that are measured
+}
+
+// create makes a sandbox of the template, see [keeper.create].
+func (r *runner) create(ctx context.Context) (*client.Sandbox, time.Duration, error) {
+	return r.keep.create(ctx, r.Template, r.class)
 }
 
 // Run measures the server that api talks to. Rows that failed say so in the

@@ -3,6 +3,7 @@ package bench_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -91,6 +92,53 @@ func TestRunFailing(t *testing.T) {
 		if row.N != 0 || !strings.Contains(row.Error, "nosuch") || !strings.Contains(row.Remark(), "could not be measured") {
 			t.Errorf("%+v, want an error about the template", row)
 		}
+	}
+	wantNothing(t, server, api)
+}
+
+// The rows of containers are measured with containers, and no others are.
+func TestRunContainers(t *testing.T) {
+	server, api := standIn(t)
+	seen := map[string]soulbox.Isolation{} // of the sandboxes that were there, by what was measured
+	look := func(text string) {
+		what, _, more := strings.Cut(text, ": 1 of ")
+		if !more {
+			return
+		}
+		for info, err := range api.Sandboxes.List(t.Context(), client.ListOptions{}) {
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			seen[what] = info.Isolation
+		}
+	}
+	report, err := bench.Run(t.Context(), api, bench.Options{
+		Rows:    []string{"command", "pause", "create-runc", "first-command-runc", "command-runc", "pause-runc", "resume-runc"},
+		Samples: 2, Progress: look,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]int{"command": 10, "pause": 2, "create-runc": 2, "first-command-runc": 2, "command-runc": 10, "pause-runc": 2, "resume-runc": 2}
+	got := map[string]int{}
+	for _, row := range report.Rows {
+		got[row.Name] = row.N
+		if row.P50 <= 0 || row.Error != "" {
+			t.Errorf("%+v, want figures", row)
+		}
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("samples %v, want %v", got, want)
+	}
+	classes := map[string]soulbox.Isolation{
+		"measuring a command that does nothing":                 soulbox.GVisor,
+		"measuring pause with memory":                           soulbox.GVisor,
+		"measuring a command that does nothing, in a container": soulbox.Runc,
+		"measuring pause of a container, files only":            soulbox.Runc,
+	}
+	if !maps.Equal(seen, classes) {
+		t.Errorf("isolations %v, want %v", seen, classes)
 	}
 	wantNothing(t, server, api)
 }

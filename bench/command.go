@@ -19,7 +19,7 @@ const (
 // command measures the round trip of a command, and what of it is not spent
 // inside: there, a program starts the same shell as the agent does and waits.
 func command(ctx context.Context, r *runner, rows []*Row) error {
-	sb, _, err := r.keep.create(ctx, r.Template)
+	sb, _, err := r.create(ctx)
 	if err != nil {
 		return err
 	}

@@ -110,7 +110,7 @@ func timed(ctx context.Context, program string, args ...string) (time.Duration, 
 
 // root writes the files of a new sandbox into an archive here.
 func (r *runner) root(ctx context.Context, path string) error {
-	sb, _, err := r.keep.create(ctx, r.Template)
+	sb, _, err := r.create(ctx)
 	if err != nil {
 		return err
 	}

@@ -21,7 +21,7 @@ func (r *runner) seconds(most int) int { return min(most, r.Samples) }
 func reads(ctx context.Context, r *runner, rows []*Row) error {
 	const rate, most, listed, warmUp = 1000, 10, 10, 100
 	for range listed {
-		if _, _, err := r.keep.create(ctx, r.Template); err != nil {
+		if _, _, err := r.create(ctx); err != nil {
 			return err
 		}
 	}
@@ -78,7 +78,7 @@ func churn(ctx context.Context, r *runner, rows []*Row) error {
 	began := time.Now()
 	err := inParallel(clients, clients, func(int) error {
 		for time.Since(began) < length {
-			sb, _, err := r.keep.create(ctx, r.Template)
+			sb, _, err := r.create(ctx)
 			if err == nil {
 				err = r.keep.kill(ctx, sb.ID)
 			}
@@ -104,7 +104,7 @@ func churn(ctx context.Context, r *runner, rows []*Row) error {
 // files sends zeros through the server into a file, and back.
 func files(ctx context.Context, r *runner, rows []*Row) error {
 	const path = "/tmp/soulbox-bench"
-	sb, _, err := r.keep.create(ctx, r.Template)
+	sb, _, err := r.create(ctx)
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/soulbox/soulbox"
-	"github.com/soulbox/soulbox/client"
 )
 
 // memory reads what the processes of idle sandboxes have for themselves, then
@@ -21,7 +20,7 @@ func memory(ctx context.Context, r *runner, rows []*Row) error {
 	idle, paused := rows[0], rows[1]
 	ids := make([]string, min(most, r.Samples))
 	for i := range ids {
-		sb, _, err := r.keep.create(ctx, r.Template)
+		sb, _, err := r.create(ctx)
 		if err != nil {
 			return err
 		}
@@ -41,7 +40,7 @@ func memory(ctx context.Context, r *runner, rows []*Row) error {
 	}
 	idle.Note = fmt.Sprintf("%d at once, after %v", len(ids), settle)
 	for _, id := range ids {
-		if err := r.api.Sandboxes.Pause(ctx, id, client.PauseOptions{}); err != nil {
+		if err := r.pause(ctx, id); err != nil {
 			return err
 		}
 	}

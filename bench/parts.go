@@ -33,6 +33,20 @@ var parts = []part{
 		{"memory-idle", megabytes, "private memory of an idle sandbox"},
 		{"memory-paused", megabytes, "private memory of a paused sandbox"},
 	}, memory},
+	{[]head{{"create-runc", millis, "create a container"}}, contained(createAnew)},
+	{[]head{{"first-command-runc", millis, "create a container, and the first command's result"}}, contained(firstCommand)},
+	{[]head{
+		{"command-runc", millis, "a command that does nothing, in a container"},
+		{"command-overhead-runc", millis, "that, less its time inside"},
+	}, contained(command)},
+	{[]head{
+		{"pause-runc", millis, "pause of a container, files only"},
+		{"resume-runc", millis, "resume of a container, which boots"},
+	}, contained(pauseResume)},
+	{[]head{
+		{"memory-idle-runc", megabytes, "private memory of an idle container"},
+		{"memory-paused-runc", megabytes, "private memory of a paused container"},
+	}, contained(memory)},
 	{[]head{{"create-destroy", perSecond, "create and destroy, 4 clients"}}, churn},
 	{[]head{{"api-read", millis, "list 10 sandboxes, 1,000 times a second"}}, reads},
 	{[]head{

@@ -5,11 +5,12 @@ import (
 	"errors"
 	"time"
 
+	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/client"
 )
 
 func pauseResume(ctx context.Context, r *runner, rows []*Row) error {
-	sb, _, err := r.keep.create(ctx, r.Template)
+	sb, _, err := r.create(ctx)
 	if err != nil {
 		return err
 	}
@@ -18,7 +19,7 @@ func pauseResume(ctx context.Context, r *runner, rows []*Row) error {
 	first := true
 	return r.times(ctx, pause, 1, r.Samples, func() (time.Duration, error) {
 		began := time.Now()
-		if err := r.api.Sandboxes.Pause(ctx, sb.ID, client.PauseOptions{}); err != nil {
+		if err := r.pause(ctx, sb.ID); err != nil {
 			return 0, err
 		}
 		took := time.Since(began)
@@ -34,8 +35,13 @@ func pauseResume(ctx context.Context, r *runner, rows []*Row) error {
 	})
 }
 
+// pause keeps all that can be kept: of a container, its files.
+func (r *runner) pause(ctx context.Context, id string) error {
+	return r.api.Sandboxes.Pause(ctx, id, client.PauseOptions{FilesOnly: r.class == soulbox.Runc})
+}
+
 func checkpoint(ctx context.Context, r *runner, rows []*Row) error {
-	sb, _, err := r.keep.create(ctx, r.Template)
+	sb, _, err := r.create(ctx)
 	if err != nil {
 		return err
 	}
@@ -54,7 +60,7 @@ func checkpoint(ctx context.Context, r *runner, rows []*Row) error {
 func fork(ctx context.Context, r *runner, rows []*Row) error {
 	const copies = 10
 	row := rows[0]
-	sb, _, err := r.keep.create(ctx, r.Template)
+	sb, _, err := r.create(ctx)
 	if err != nil {
 		return err
 	}

@@ -127,8 +127,8 @@ type server struct {
 
 const startTimeout = 5 * time.Minute
 
-// startServer starts a server on a data folder. Without warm, it makes no
-// sandbox before it is asked for.
+// startServer starts a server on a data folder, which allows containers. Without
+// warm, it makes no sandbox before it is asked for.
 func startServer(ctx context.Context, data string, warm bool) (*server, error) {
 	s := &server{data: data}
 	log, err := os.Create(data + ".log")
@@ -139,15 +139,16 @@ func startServer(ctx context.Context, data string, warm bool) (*server, error) {
 		return nil, err
 	}
 	defer log.Close()
-	args := []string{"serve", "--data", data, "--listen", "127.0.0.1:0", "--metrics", "off"}
+	settings := "isolation: [gvisor, runc]\n"
 	if !warm {
-		config := data + ".yaml"
-		if err := os.WriteFile(config, []byte("warm_mb: -1\n"), 0o600); err != nil {
-			return nil, err
-		}
-		args = append(args, "--config", config)
+		settings += "warm_mb: -1\n"
 	}
-	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), "bin/soulbox", args...)
+	config := data + ".yaml"
+	if err := os.WriteFile(config, []byte(settings), 0o600); err != nil {
+		return nil, err
+	}
+	s.cmd = exec.CommandContext(context.WithoutCancel(ctx), "bin/soulbox", "serve",
+		"--data", data, "--config", config, "--listen", "127.0.0.1:0", "--metrics", "off")
 	s.cmd.Stderr = log
 	if err := s.cmd.Start(); err != nil {
 		return nil, err

@@ -70,7 +70,7 @@ func benchCommand(c *cli) *cobra.Command {
 
 // benchRows lists the rows for the manual.
 func benchRows() string {
-	const width = 18
+	const width = 24
 	var b strings.Builder
 	for _, row := range bench.Rows() {
 		b.WriteString("  " + row[0] + strings.Repeat(" ", max(1, width-len(row[0]))) + row[1] + "\n")
