@@ -51,14 +51,20 @@ var outages = []struct {
 	{"resume/recorded", "resume", asleep, asleep},
 	{"node/leased", "resume", asleep, asleep},
 	{"node/recorded", "resume", asleep, asleep},
+	{"node/grouped", "resume", asleep, asleep},
+	{"sentry/named", "resume", asleep, asleep},
 	{"sentry/recorded", "resume", asleep, asleep},
 	{"sentry/booted", "resume", asleep, asleep},
+	{"sentry/saved", "resume", asleep, asleep},
 	{"sentry/running", "resume", asleep, asleep},
 	{"node/started", "resume", asleep, asleep},
 	{"node/initialised", "resume", asleep, asleep},
 	{"resume/restored", "resume", asleep, asleep},
 	{"resume/running", "resume", runs, gone},
-	{"sentry/running", "resume without memory", asleep, asleep}, // where the files are taken out of the memory
+	{"node/grouped", "resume without memory", asleep, asleep},
+	{"sentry/named", "resume without memory", asleep, asleep}, // where the files are taken out of the memory
+	{"sentry/saved", "resume without memory", asleep, asleep},
+	{"sentry/running", "resume without memory", asleep, asleep},
 	{"node/started", "resume without memory", asleep, asleep},
 	{"resume/running", "resume without memory", boots, gone},
 
@@ -73,14 +79,20 @@ var outages = []struct {
 
 	{"snapshot/saved", "fork", runs, gone},
 	{"fork/written", "fork", runs, gone},
+	{"node/grouped", "fork", runs, gone},
+	{"sentry/named", "fork", runs, gone},
 	{"sentry/booted", "fork", runs, gone},
+	{"sentry/saved", "fork", runs, gone},
 	{"fork/restored", "fork", runs, gone},
 
 	{"rollback/verified", "rollback", runs, back},
 	{"rollback/recorded", "rollback", back, back},
 	{"node/destroyed", "rollback", back, back},
 	{"rollback/destroyed", "rollback", back, back},
+	{"node/grouped", "rollback", back, back},
+	{"sentry/named", "rollback", back, back},
 	{"sentry/booted", "rollback", back, back},
+	{"sentry/saved", "rollback", back, back},
 	{"node/started", "rollback", back, back},
 	{"rollback/restored", "rollback", back, back},
 
