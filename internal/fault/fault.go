@@ -12,6 +12,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 )
@@ -20,16 +21,22 @@ import (
 // to use and never kills.
 type Points struct {
 	armed string
-	file  string       // that names the armed step instead; it may change
 	left  atomic.Int64 // how many passes before it kills
+
+	file string // that names the armed step instead; it may change
+
+	mu   sync.Mutex
+	name string  // in the file, when it was last read; +checklocks:mu
+	arms *Points // what that name arms; +checklocks:mu
 }
 
 const filePrefix = "file:"
 
 // Arm returns points of which the step called name kills the process with
 // SIGKILL. "name@3" lets two passes go and kills at the third, and "file:path"
-// kills at the step that the file names by then, if there is one. An empty name
-// arms nothing.
+// kills at the step that the file names by then, if there is one; passes count
+// from the first step after the file was given that name. An empty name arms
+// nothing.
 func Arm(name string) *Points {
 	if name == "" {
 		return nil
@@ -59,9 +66,23 @@ func (p *Points) Reach(step string) {
 }
 
 func (p *Points) due(step string) bool {
-	if p.file == "" {
-		return step == p.armed && p.left.Add(-1) == 0
+	if p.file != "" {
+		p = p.named()
 	}
+	return p != nil && step == p.armed && p.left.Add(-1) == 0
+}
+
+// named returns what the file arms by now. It reads with the lock held: an
+// older name must not come after a newer one.
+func (p *Points) named() *Points {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	name, err := os.ReadFile(p.file)
-	return err == nil && step != "" && string(name) == step
+	if err != nil {
+		return nil
+	}
+	if string(name) != p.name {
+		p.name, p.arms = string(name), Arm(string(name))
+	}
+	return p.arms
 }

@@ -18,18 +18,20 @@ import (
 const (
 	armVar    = "SOULBOX_FAULT_TEST_ARM"
 	manyAtVar = "SOULBOX_FAULT_TEST_MANY"
+	renameVar = "SOULBOX_FAULT_TEST_RENAME" // the file, which is given another name after each round
 )
 
 func TestMain(m *testing.M) {
 	if arm, ok := os.LookupEnv(armVar); ok {
-		victim(fault.Arm(arm), os.Getenv(manyAtVar) != "")
+		victim(fault.Arm(arm), os.Getenv(manyAtVar) != "", os.Getenv(renameVar))
 		os.Exit(0)
 	}
 	os.Exit(m.Run())
 }
 
-// victim passes three steps twice, and says so.
-func victim(p *fault.Points, many bool) {
+// victim passes three steps twice, and says so. With a file it does so twice
+// for each of two names in it.
+func victim(p *fault.Points, many bool, file string) {
 	if many {
 		var wg sync.WaitGroup
 		for range 100 {
@@ -38,7 +40,17 @@ func victim(p *fault.Points, many bool) {
 		wg.Wait()
 		return
 	}
-	for round := range 2 {
+	rounds := 2
+	if file != "" {
+		rounds = 4
+	}
+	for round := range rounds {
+		if file != "" {
+			name := []string{"two@3", "two@2"}[round/2]
+			if err := os.WriteFile(file, []byte(name), 0o600); err != nil {
+				panic(err)
+			}
+		}
 		for _, step := range []string{"one", "two", "three"} {
 			p.Reach(step)
 			fmt.Fprintf(os.Stdout, "%s%d ", step, round)
@@ -46,8 +58,9 @@ func victim(p *fault.Points, many bool) {
 	}
 }
 
+const all = "one0 two0 three0 one1 two1 three1 "
+
 func TestReach(t *testing.T) {
-	const all = "one0 two0 three0 one1 two1 three1 "
 	tests := []struct {
 		arm, passed string
 	}{
@@ -84,14 +97,30 @@ func TestReachNamedInFile(t *testing.T) {
 	p := fault.Arm("file:" + path)
 	p.Reach("") // there is no file
 	p.Reach("one")
-	for name, dies := range map[string]bool{"": false, "four": false, "two": true} {
-		if err := os.WriteFile(path, []byte(name), 0o600); err != nil {
+	for _, tt := range []struct{ name, passed string }{
+		{"", all},
+		{"four", all},
+		{"two", "one0 "},
+		{"two@2", "one0 two0 three0 one1 "},
+		{"two@3", all},
+		{"file:" + path, all}, // a name that no step has
+	} {
+		if err := os.WriteFile(path, []byte(tt.name), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		out, err := run(t, armVar+"=file:"+path)
-		if killed(err) != dies || !dies && err != nil {
-			t.Errorf("with %q in the file: %v after %q, want killed: %v", name, err, out, dies)
+		if dies := tt.passed != all; out != tt.passed || killed(err) != dies || !dies && err != nil {
+			t.Errorf("with %q in the file: %v after %q, want it to pass %q", tt.name, err, out, tt.passed)
 		}
+	}
+}
+
+// Passes from before the file had that name do not count.
+func TestReachNamedAnew(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "step")
+	out, err := run(t, armVar+"=file:"+path, renameVar+"="+path)
+	if want := "one0 two0 three0 one1 two1 three1 one2 two2 three2 one3 "; out != want || !killed(err) {
+		t.Errorf("%v after %q, want it killed after %q", err, out, want)
 	}
 }
 
