@@ -56,6 +56,9 @@
 //	rollback/restored  it runs again; the record does not say so yet
 //	fork/written       the snapshot is ready; no fork is recorded
 //	fork/restored      a fork runs on the node; the record says "starting"
+//	remove/begun       of any snapshot, by a client or behind: nothing is changed yet
+//	remove/deleted     the node has nothing of it; the record is still there
+//	remove/forgotten   the record is not
 //
 // # Locks
 //

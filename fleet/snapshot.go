@@ -180,16 +180,19 @@ func (f *Fleet) Checkpoints(ctx context.Context, team soulbox.TeamID, id soulbox
 
 // checkpoint returns one of a sandbox's.
 func (f *Fleet) checkpoint(ctx context.Context, sandbox soulbox.SandboxID, id soulbox.SnapshotID) (*soulbox.Snapshot, error) {
-	missing := soulbox.Errorf(soulbox.NotFound, "checkpoint '%.100s' not found", id)
 	if !id.Valid() {
-		return nil, missing
+		return nil, noCheckpoint(id)
 	}
 	snap, err := f.opts.Store.Snapshot(ctx, id)
 	if soulbox.KindOf(err) == soulbox.NotFound ||
 		err == nil && (snap.Sandbox != sandbox || snap.Kind != soulbox.ForRollback || !snap.Ready) {
-		return nil, missing
+		return nil, noCheckpoint(id)
 	}
 	return snap, err
+}
+
+func noCheckpoint(id soulbox.SnapshotID) error {
+	return soulbox.Errorf(soulbox.NotFound, "checkpoint '%.100s' not found", id)
 }
 
 // RemoveCheckpoint removes a moment that a sandbox could go back to. It is a
@@ -351,10 +354,16 @@ func (f *Fleet) follow(ctx context.Context, e *entry, snap *soulbox.Snapshot) er
 func (f *Fleet) remove(ctx context.Context, id soulbox.SnapshotID) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), destroyTimeout)
 	defer cancel()
+	f.opts.Faults.Reach("remove/begun")
 	if err := f.opts.Node.RemoveSnapshot(ctx, id); err != nil {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
 	}
-	return f.opts.Store.DeleteSnapshot(ctx, id)
+	f.opts.Faults.Reach("remove/deleted")
+	if err := f.opts.Store.DeleteSnapshot(ctx, id); err != nil {
+		return err
+	}
+	f.opts.Faults.Reach("remove/forgotten")
+	return nil
 }
 
 // discard removes a snapshot that nobody needs. It stops trying when the fleet

@@ -21,8 +21,9 @@
 // removed as well. The steps at which tests kill the server are
 // node/leased, node/recorded, node/grouped, node/started, node/initialised,
 // and node/destroyed; of a snapshot node/held, node/frozen, snapshot/saved,
-// snapshot/synced, node/written and node/thawed; of a warm sandbox node/warm and
-// node/claimed; of one that is made to be compared node/opened.
+// snapshot/synced, node/written and node/thawed, and of its removal
+// snapshot/hidden; of a warm sandbox node/warm and node/claimed; of one that is
+// made to be compared node/opened.
 //
 // # Held sandboxes
 //

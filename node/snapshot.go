@@ -269,7 +269,7 @@ func (n *Node) Verify(ctx context.Context, id soulbox.SnapshotID) error {
 
 // RemoveSnapshot deletes a snapshot. An unknown one succeeds.
 func (n *Node) RemoveSnapshot(_ context.Context, id soulbox.SnapshotID) error {
-	return n.snapshots.Remove(id)
+	return n.snapshots.Remove(id, n.Faults.Reach)
 }
 
 // Snapshots lists the snapshots that are there, with their sizes on disk; 0 is

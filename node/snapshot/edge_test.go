@@ -191,7 +191,7 @@ func TestListBesideDamage(t *testing.T) {
 		}
 	}
 	for _, id := range []soulbox.SnapshotID{good, bare, torn} {
-		if err := r.open(t, "another").Remove(id); err != nil {
+		if err := r.open(t, "another").Remove(id, nothing); err != nil {
 			t.Error(err)
 		}
 	}
@@ -211,7 +211,7 @@ func TestBadIDs(t *testing.T) {
 		wantKind(t, "Write", second(s.Write(t.Context(), r.draft(id), fill, nothing)), soulbox.Invalid)
 		wantKind(t, "Hold", second(s.Hold(id)), soulbox.Invalid)
 		wantKind(t, "Verify", s.Verify(t.Context(), id), soulbox.Invalid)
-		wantKind(t, "Remove", s.Remove(id), soulbox.Invalid)
+		wantKind(t, "Remove", s.Remove(id, nothing), soulbox.Invalid)
 	}
 	if _, err := os.Stat(outside); err != nil {
 		t.Error(err)
@@ -228,7 +228,7 @@ func TestRemoveAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	wantKind(t, "Write while it is being removed", second(s.Write(t.Context(), r.draft(id), fill, nothing)), soulbox.Conflict)
-	if err := s.Remove(id); err != nil {
+	if err := s.Remove(id, nothing); err != nil {
 		t.Error(err)
 	}
 	if left := r.entries(t); len(left) > 0 {
@@ -251,7 +251,7 @@ func TestCloseTwice(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 3 {
-		if err := errors.Join(s.Remove(id), one.Close()); err != nil {
+		if err := errors.Join(s.Remove(id, nothing), one.Close()); err != nil {
 			t.Error(err)
 		}
 	}
@@ -332,7 +332,7 @@ func TestBound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Remove(first); err != nil {
+	if err := s.Remove(first, nothing); err != nil {
 		t.Fatal(err)
 	}
 	_, err = s.Write(t.Context(), third, fill, nothing)

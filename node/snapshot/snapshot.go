@@ -228,15 +228,18 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// Remove deletes a snapshot. One that does not exist is fine, so that removal
-// can be repeated.
-func (s *Store) Remove(id soulbox.SnapshotID) error {
+// Remove deletes a snapshot. Reach is called before each step that a crash could
+// come between. One that does not exist is fine, so that removal can be
+// repeated.
+func (s *Store) Remove(id soulbox.SnapshotID, reach func(step string)) error {
 	if !id.Valid() {
 		return soulbox.Errorf(soulbox.Invalid, "%.80q is not the id of a snapshot", id)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := os.Rename(s.path(id), s.hidden(id)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Rename(s.path(id), s.hidden(id)); err == nil {
+		reach("snapshot/hidden")
+	} else if !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove snapshot %s: %w", id, err)
 	}
 	if s.held[id] > 0 {

@@ -123,10 +123,10 @@ func TestWriteAndRead(t *testing.T) {
 		}
 	}
 	wantKind(t, "Write of an id that exists", second(s.Write(t.Context(), r.draft(id), fill, nothing)), soulbox.Conflict)
-	if err := s.Remove(id); err != nil {
+	if err := s.Remove(id, nothing); err != nil {
 		t.Error(err)
 	}
-	if err := s.Remove(id); err != nil {
+	if err := s.Remove(id, nothing); err != nil {
 		t.Errorf("second Remove: %v", err)
 	}
 	wantKind(t, "Verify of one that was removed", s.Verify(t.Context(), id), soulbox.NotFound)
@@ -265,7 +265,7 @@ func TestDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 		wantDamage(t, name+" a folder", s, id)
-		if err := s.Remove(id); err != nil {
+		if err := s.Remove(id, nothing); err != nil {
 			t.Error(err)
 		}
 	}
@@ -311,7 +311,7 @@ func TestRemoveWhileHeld(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Remove(id); err != nil {
+	if err := s.Remove(id, nothing); err != nil {
 		t.Fatal(err)
 	}
 	wantKind(t, "Hold after Remove", second(s.Hold(id)), soulbox.NotFound)
@@ -347,11 +347,11 @@ func TestManyAtOnce(t *testing.T) {
 				}
 			}
 			if i == 8 {
-				if err := s.Remove(shared); err != nil {
+				if err := s.Remove(shared, nothing); err != nil {
 					t.Error(err)
 				}
 			}
-			if err := s.Remove(id); err != nil {
+			if err := s.Remove(id, nothing); err != nil {
 				t.Error(err)
 			}
 		})
