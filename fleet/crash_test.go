@@ -21,15 +21,21 @@ import (
 const (
 	crashStep = "FLEET_TEST_CRASH"
 	crashDir  = "FLEET_TEST_DIR"
-	crashLife = "FLEET_TEST_LIFE" // which life it lives: long or, if empty, short
+	crashLife = "FLEET_TEST_LIFE" // which life it lives; if empty, a short one
 )
 
 func TestMain(m *testing.M) {
 	if step := os.Getenv(crashStep); step != "" {
-		if os.Getenv(crashLife) != "" {
-			crashAsleep(step, os.Getenv(crashDir))
-		} else {
-			crash(step, os.Getenv(crashDir))
+		dir := os.Getenv(crashDir)
+		switch os.Getenv(crashLife) {
+		case "long":
+			crashAsleep(step, dir)
+		case "removing":
+			crashRemoving(step, dir, false)
+		case "removing at work":
+			crashRemoving(step, dir, true)
+		default:
+			crash(step, dir)
 		}
 		os.Exit(1) // we should not have come here
 	}

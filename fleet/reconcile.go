@@ -193,6 +193,9 @@ func (f *Fleet) tidySnapshots(ctx context.Context, found *findings) error {
 			// Stays until somebody removes it.
 		default:
 			f.log.InfoContext(ctx, "snapshot that is of no use is removed", "snapshot", snap.ID, "kind", snap.Kind, "whole", whole, "ready", snap.Ready)
+			if !whole && f.opts.Store.DeleteSnapshot(ctx, snap.ID) == nil {
+				break // before anybody asks: a removal got no further than to the files
+			}
 			f.wg.Go(func() { f.discard(ctx, snap.ID) })
 		}
 	}

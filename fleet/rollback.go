@@ -47,6 +47,10 @@ func (f *Fleet) rollback(ctx context.Context, e *entry, id soulbox.SnapshotID, t
 	verify, giveUp := f.until(ctx)
 	err = f.opts.Node.Verify(verify, id)
 	giveUp(nil)
+	if soulbox.KindOf(err) == soulbox.NotFound { // its removal has got as far as the files
+		tell(orMissing(e, noCheckpoint(id)))
+		return
+	}
 	if err != nil {
 		tell(orMissing(e, unable("rolled back", sb.ID, err)))
 		return
