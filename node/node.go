@@ -8,6 +8,7 @@
 // # Folders
 //
 //	sandboxes/<id>/record.json   what is needed to find or remove the sandbox
+//	sandboxes/<id>/frozen        there while it certainly is
 //	sandboxes/<id>/…             the driver's files
 //	journals/<id>/               what the agent told; stays until Forget
 //	snapshots/<id>/              sandboxes at one moment; see snapshot
@@ -30,7 +31,9 @@
 // A sandbox that is written down to be paused is frozen first and stays so
 // until Destroy: what it did after that moment would be lost. The record says
 // so before. An adopted sandbox with such a record may be frozen or not, and
-// unfreezing one that is not would end it, so [Node.Thaw] asks its agent.
+// unfreezing one that is not would end it. A file beside the record says that it
+// certainly is; without one, [Node.Thaw] asks its agent, which takes some seconds
+// if it is after all.
 //
 // # Goroutines
 //

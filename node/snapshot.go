@@ -68,6 +68,7 @@ func (n *Node) Snapshot(ctx context.Context, id soulbox.SandboxID, snap *soulbox
 			return 0, errors.Join(fmt.Errorf("freeze sandbox %s: %w", id, err), n.thaw(ctx, s))
 		}
 		s.setStill(yes)
+		s.noteFrozen()
 		n.Faults.Reach("node/frozen")
 		defer func() {
 			if err != nil {
@@ -111,14 +112,12 @@ func (n *Node) thaw(ctx context.Context, s *sandbox) error {
 	defer cancel()
 	still := s.getStill()
 	if still == perhaps {
-		ask, done := context.WithTimeout(ctx, askTimeout)
-		defer done()
-		still = no
-		if err := s.agent.Ping(ask); err != nil {
-			still = yes
-		}
+		still = s.findOut(ctx)
 	}
 	if still == yes {
+		if err := s.forgetFrozen(); err != nil {
+			return fmt.Errorf("thaw sandbox %s: %w", s.record.ID, err)
+		}
 		if err := s.instance.Thaw(ctx); err != nil {
 			return fmt.Errorf("thaw sandbox %s: %w", s.record.ID, err)
 		}
@@ -130,6 +129,39 @@ func (n *Node) thaw(ctx context.Context, s *sandbox) error {
 		return fmt.Errorf("let go of sandbox %s: %w", s.record.ID, err)
 	}
 	return nil
+}
+
+// frozenFile lies in a sandbox's folder from when it is frozen until it is about
+// to be thawed. It has nothing in it: to remove it takes no room on a full disk,
+// and it goes with the machine, as the sandbox does.
+const frozenFile = "frozen"
+
+func (s *sandbox) noteFrozen() {
+	// Without it, a later process asks the agent.
+	_ = os.WriteFile(filepath.Join(s.dir, frozenFile), nil, 0o600)
+}
+
+// forgetFrozen comes before the thaw: whoever finds the file thaws, and a second
+// time would end the sandbox.
+func (s *sandbox) forgetFrozen() error {
+	if err := os.Remove(filepath.Join(s.dir, frozenFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// findOut tells whether a sandbox is frozen that an earlier process was about to
+// freeze or to thaw.
+func (s *sandbox) findOut(ctx context.Context) frozen {
+	if _, err := os.Lstat(filepath.Join(s.dir, frozenFile)); err == nil {
+		return yes
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	if err := s.agent.Ping(ctx); err != nil {
+		return yes
+	}
+	return no
 }
 
 // stays is NotFound once the sandbox is being destroyed. Whoever waited for

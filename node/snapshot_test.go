@@ -208,18 +208,19 @@ func TestHeldByAnEarlierProcess(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		prepare func(*world, *testing.T, *node.Node)
-		status  int // of the agent
+		status  int  // of the agent
+		asks    bool // and waits until it is certain that nobody answers
 	}{
-		{"held", (*world).sayHeld, 0},
-		{"held, and the agent complains", (*world).sayHeld, http.StatusInternalServerError},
-		{"frozen", func(w *world, t *testing.T, n *node.Node) {
+		{"held", (*world).sayHeld, 0, false},
+		{"held, and the agent complains", (*world).sayHeld, http.StatusInternalServerError, false},
+		{"frozen, and perhaps thawed", func(w *world, t *testing.T, n *node.Node) {
 			w.driver.fails.Store(&failure{save: errors.New("no"), thaw: errors.New("no")})
 			if _, err := n.Snapshot(t.Context(), "ione", w.snapshotOf("ione", true), true); err == nil {
 				t.Error("Snapshot succeeds")
 			}
 			w.driver.fails.Store(nil)
-		}, 0},
-		{"written", func(w *world, t *testing.T, n *node.Node) { w.write(t, n, "ione", true, true) }, 0},
+		}, 0, true},
+		{"written", func(w *world, t *testing.T, n *node.Node) { w.write(t, n, "ione", true, true) }, 0, false},
 		{"thawed", func(w *world, t *testing.T, n *node.Node) {
 			w.write(t, n, "ione", true, true)
 			_, record := w.held(t, "ione")
@@ -227,7 +228,7 @@ func TestHeldByAnEarlierProcess(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.setRecord(t, "ione", record)
-		}, 0},
+		}, 0, false},
 	} {
 		for then, do := range map[string]func(*testing.T, *world, *node.Node){
 			"thaw": func(t *testing.T, w *world, n *node.Node) {
@@ -248,7 +249,11 @@ func TestHeldByAnEarlierProcess(t *testing.T) {
 				w.wantHeld(t, "ione", true)
 				w.agent.set(test.status, false)
 				n = w.open(t)
+				began := time.Now()
 				do(t, w, n)
+				if took := time.Since(began); took > 3*time.Second != test.asks {
+					t.Errorf("it took %v; want some seconds: %v", took, test.asks)
+				}
 				w.agent.set(0, false)
 				w.wantHeld(t, "ione", false)
 				wantSays(t, n, "ione", token("ione"), "written by ione")
