@@ -28,7 +28,8 @@
 // # Errors
 //
 // What does not exist is [soulbox.NotFound], what exists already or has moved
-// on is [soulbox.Conflict]; everything else is internal.
+// on is [soulbox.Conflict], and a change for which there is no room on the disk
+// is [soulbox.Unavailable]; everything else is internal.
 package store
 
 import (
@@ -71,6 +72,9 @@ type Backend struct {
 	// Duplicate reports whether err says that a unique value exists already.
 	Duplicate func(err error) bool
 
+	// Full reports whether err says that there is no room left on the disk.
+	Full func(err error) bool
+
 	// Release is called by Close when the pools are closed; nil is nothing.
 	Release func() error
 }
@@ -80,7 +84,7 @@ type Backend struct {
 func New(ctx context.Context, b Backend) (*Store, error) {
 	s := &Store{b: b, w: &writer{db: b.Write, gather: b.Gather}}
 	if err := s.migrate(ctx); err != nil {
-		return nil, errors.Join(err, s.Close())
+		return nil, errors.Join(s.explain(err), s.Close())
 	}
 	return s, nil
 }
@@ -150,7 +154,16 @@ func oneRow(res sql.Result, miss error) error {
 // atomically runs f in a transaction, under the context that it gives to f. f
 // may run more than once, and only the last run counts; see [writer].
 func (s *Store) atomically(ctx context.Context, f func(context.Context, *sql.Tx) error) error {
-	return s.w.atomically(ctx, f)
+	return s.explain(s.w.atomically(ctx, f))
+}
+
+// explain says of an error what is no secret: that the disk is full. Reading
+// needs no room.
+func (s *Store) explain(err error) error {
+	if err == nil || !s.b.Full(err) {
+		return err
+	}
+	return soulbox.Hide(soulbox.Unavailable, err, "the disk of this server's database is full; nothing can be changed until there is room on it")
 }
 
 // row is what *sql.Row and *sql.Rows have in common.

@@ -41,6 +41,7 @@ func Open(ctx context.Context, url string) (*store.Store, error) {
 		Dialect:   goose.DialectPostgres,
 		Migrate:   []goose.ProviderOption{goose.WithSessionLocker(locker)},
 		Duplicate: duplicate,
+		Full:      full,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open database %s at %s: %w", config.Database, config.Host, err)
@@ -48,9 +49,17 @@ func Open(ctx context.Context, url string) (*store.Store, error) {
 	return s, nil
 }
 
-const uniqueViolation = "23505" // class 23 of PostgreSQL's appendix A
+// Of the errors in PostgreSQL's appendix A.
+const (
+	uniqueViolation = "23505"
+	diskFull        = "53100"
+)
 
-func duplicate(err error) bool {
+func duplicate(err error) bool { return says(err, uniqueViolation) }
+
+func full(err error) bool { return says(err, diskFull) }
+
+func says(err error, code string) bool {
 	e, ok := errors.AsType[*pgconn.PgError](err)
-	return ok && e.Code == uniqueViolation
+	return ok && e.Code == code
 }

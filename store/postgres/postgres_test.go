@@ -27,8 +27,9 @@ import (
 
 // server is a PostgreSQL of our own, on a port of the loopback interface.
 type server struct {
-	port int
-	dbs  atomic.Int32
+	port     int
+	uid, gid int // of its files
+	dbs      atomic.Int32
 }
 
 var pg *server
@@ -57,13 +58,15 @@ func withServer(ctx context.Context, run func() int) (code int, err error) {
 
 	// PostgreSQL refuses to run as root.
 	attr := &syscall.SysProcAttr{}
-	if os.Geteuid() == 0 {
+	uid, gid := os.Getuid(), os.Getgid()
+	if uid == 0 {
 		u, err := user.Lookup("postgres")
 		if err != nil {
 			return 1, fmt.Errorf("user postgres, whom the package postgresql makes: %w", err)
 		}
-		uid, uidErr := strconv.Atoi(u.Uid)
-		gid, gidErr := strconv.Atoi(u.Gid)
+		var uidErr, gidErr error
+		uid, uidErr = strconv.Atoi(u.Uid)
+		gid, gidErr = strconv.Atoi(u.Gid)
 		if err := errors.Join(uidErr, gidErr, os.Chown(dir, uid, gid)); err != nil {
 			return 1, err
 		}
@@ -100,7 +103,7 @@ func withServer(ctx context.Context, run func() int) (code int, err error) {
 		return 1, err
 	}
 	defer func() { err = errors.Join(err, do("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")) }()
-	pg = &server{port: port}
+	pg = &server{port: port, uid: uid, gid: gid}
 	return run(), nil
 }
 
@@ -120,16 +123,23 @@ func (s *server) url(db string) string {
 // create makes an empty database and returns its URL.
 func (s *server) create(t *testing.T) string {
 	t.Helper()
-	conn, err := pgx.Connect(t.Context(), s.url("postgres"))
+	name := fmt.Sprintf("test%d", s.dbs.Add(1))
+	s.exec(t, "CREATE DATABASE "+name)
+	return s.url(name)
+}
+
+// exec may be called when the test is over.
+func (s *server) exec(t *testing.T, statement string) {
+	t.Helper()
+	ctx := context.WithoutCancel(t.Context())
+	conn, err := pgx.Connect(ctx, s.url("postgres"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(t.Context())
-	name := fmt.Sprintf("test%d", s.dbs.Add(1))
-	if _, err := conn.Exec(t.Context(), "CREATE DATABASE "+name); err != nil {
+	defer conn.Close(ctx)
+	if _, err := conn.Exec(ctx, statement); err != nil {
 		t.Fatal(err)
 	}
-	return s.url(name)
 }
 
 func open(t *testing.T, url string) *store.Store {
@@ -188,5 +198,49 @@ func TestOpenNobodyThere(t *testing.T) {
 	}
 	if strings.Contains(err.Error(), "secret") {
 		t.Errorf("error %q shows the password", err)
+	}
+}
+
+// TestFullDisk has a disk that is full, for the tables of one database only: the
+// log of the server would end it.
+func TestFullDisk(t *testing.T) {
+	dir, err := os.MkdirTemp("", "soulbox-postgres-full-") //nolint:usetesting // the server may not enter folders of a test
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.Remove(dir) })
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=32m,mode=700,uid=%d,gid=%d", pg.uid, pg.gid)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil { // the server has it open
+			t.Error(err)
+		}
+	})
+	pg.exec(t, "CREATE TABLESPACE small LOCATION '"+dir+"'")
+	t.Cleanup(func() { pg.exec(t, "DROP TABLESPACE small") })
+	pg.exec(t, "CREATE DATABASE crowded TABLESPACE small")
+	t.Cleanup(func() { pg.exec(t, "DROP DATABASE crowded") })
+	s := open(t, pg.url("crowded"))
+	ballast, err := os.Create(filepath.Join(dir, "ballast"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = ballast.Write(make([]byte, 4<<10))
+	}
+	if err := ballast.Close(); err != nil {
+		t.Fatal(err)
+	}
+	team := &soulbox.Team{ID: "one", Slug: "one"}
+	err = s.InsertTeam(t.Context(), team)
+	if soulbox.KindOf(err) != soulbox.Unavailable || !strings.Contains(soulbox.MessageOf(err), "disk") {
+		t.Errorf("a change on a full disk: %v, want Unavailable, because the disk is full", err)
+	}
+	if err := os.Remove(ballast.Name()); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.InsertTeam(t.Context(), team); err != nil {
+		t.Errorf("after there is room again: %v", err)
 	}
 }

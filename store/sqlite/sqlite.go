@@ -64,6 +64,7 @@ func Open(ctx context.Context, path string) (*store.Store, error) {
 		Write: write, Read: read, Gather: true,
 		Dialect:   goose.DialectSQLite3,
 		Duplicate: duplicate,
+		Full:      full,
 		Release:   lock.Close,
 	})
 	if err != nil {
@@ -111,4 +112,11 @@ func acquire(path string) (*os.File, error) {
 func duplicate(err error) bool {
 	e, ok := errors.AsType[*sqlite.Error](err)
 	return ok && (e.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || e.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY)
+}
+
+// full knows both of the ways in which SQLite takes it: it cannot write, or, the
+// first time that a file is opened, not make room for what its processes share.
+func full(err error) bool {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	return ok && (e.Code() == sqlite3.SQLITE_FULL || e.Code() == sqlite3.SQLITE_IOERR_SHMSIZE)
 }

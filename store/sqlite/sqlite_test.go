@@ -4,10 +4,13 @@ import (
 	"bufio"
 	"context"
 	"database/sql"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -80,6 +83,96 @@ func TestOneAtATime(t *testing.T) {
 func TestOpenNowhere(t *testing.T) {
 	if _, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "no", "folder.db")); err == nil {
 		t.Error("Open in a folder that does not exist succeeds")
+	}
+}
+
+// ballast fills a disk, and returns what takes the room away from it again.
+func ballast(t *testing.T, dir string) (drop func()) {
+	t.Helper()
+	f, err := os.Create(filepath.Join(dir, "ballast"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for err == nil {
+		_, err = f.Write(make([]byte, 4<<10))
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("the disk is not full: %v", err)
+	}
+	return func() {
+		t.Helper()
+		if err := errors.Join(f.Close(), os.Remove(f.Name())); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func wantFull(t *testing.T, what string, err error) {
+	t.Helper()
+	if soulbox.KindOf(err) != soulbox.Unavailable || !strings.Contains(soulbox.MessageOf(err), "disk") {
+		t.Errorf("%s: %v, want Unavailable, because the disk is full", what, err)
+	}
+}
+
+// TestFullDisk has a disk that is full while the database is open, and when it
+// is opened. Nothing of what was there is lost, and changes are made as soon as
+// there is room.
+func TestFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	path := filepath.Join(dir, "soulbox.db")
+	s, err := sqlite.Open(t.Context(), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	insert := func(ctx context.Context, slug string) error {
+		return s.InsertTeam(ctx, &soulbox.Team{ID: soulbox.TeamID(slug), Slug: slug})
+	}
+	if err := insert(t.Context(), "before"); err != nil {
+		t.Fatal(err)
+	}
+	drop := ballast(t, dir)
+	errs := make(chan error)
+	for i := range 4 { // several share a transaction
+		go func() { errs <- insert(t.Context(), fmt.Sprint("full", i)) }()
+	}
+	for range 4 {
+		wantFull(t, "a change on a full disk", <-errs)
+	}
+	if _, err := s.TeamBySlug(t.Context(), "before"); err != nil {
+		t.Errorf("reading on a full disk: %v", err)
+	}
+	drop()
+	for i := range 4 {
+		if err := insert(t.Context(), fmt.Sprint("full", i)); err != nil {
+			t.Errorf("after there is room again: %v", err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	drop = ballast(t, dir)
+	_, err = sqlite.Open(t.Context(), path)
+	wantFull(t, "Open on a full disk", err)
+	drop()
+	if s, err = sqlite.Open(t.Context(), path); err != nil {
+		t.Fatal(err)
+	}
+	for _, slug := range []string{"before", "full0", "full3"} {
+		if _, err := s.TeamBySlug(t.Context(), slug); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
 	}
 }
 
