@@ -497,6 +497,29 @@ until [ -s big ]; do sleep 0.1; done`)
 		t.Errorf("resume on a full disk: %v; want Unavailable, because there is no room", err)
 	}
 	d.resize(t, plenty)
+
+	// When not even a record can be written, that is said as well.
+	idle := create(t, o.c, time.Hour)
+	d.resize(t, d.used(t))
+	for what, do := range map[string]func() error{
+		"connect": func() error { _, err := o.c.Sandboxes.Connect(t.Context(), idle.ID, time.Hour); return err },
+		"resume": func() error {
+			_, err := o.c.Sandboxes.Resume(t.Context(), was.id, client.ResumeOptions{Timeout: time.Hour})
+			return err
+		},
+		"create": func() error {
+			_, err := o.c.Sandboxes.Create(t.Context(), client.CreateOptions{Timeout: time.Hour})
+			return err
+		},
+		"kill": func() error { return o.c.Sandboxes.Kill(t.Context(), idle.ID) },
+	} {
+		if err := do(); soulbox.KindOf(err) != soulbox.Unavailable || !strings.Contains(err.Error(), "disk") {
+			t.Errorf("%s on a disk without any room: %v; want Unavailable, because it is full", what, err)
+		}
+	}
+	d.resize(t, plenty)
+	wantEnd(t, o.c, idle.ID) // it was asked for
+	o.wantState(t, was.id, asleep)
 	o.want(t, was, asleep)
 	if err := o.c.Sandboxes.Kill(t.Context(), was.id); err != nil {
 		t.Error(err)
