@@ -69,19 +69,24 @@ func writeCredentials(data string, c credentials) (err error) {
 	if err != nil {
 		return fmt.Errorf("write the server's address: %w", err)
 	}
-	f, err := os.CreateTemp(data, credentialsFile+".*") // 0600
-	if err != nil {
-		return fmt.Errorf("write the server's address: %w", err)
-	}
+	path := filepath.Join(data, credentialsFile)
+	next := path + ".next" // always the same: a crash leaves one, and not one more each time
 	defer func() {
 		if err != nil {
-			_ = os.Remove(f.Name()) // the error at hand is the one that matters
+			_ = os.Remove(next) // the error at hand is the one that matters
 			err = fmt.Errorf("write the server's address: %w", err)
 		}
 	}()
+	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
 	_, err = f.Write(append(b, '\n'))
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), filepath.Join(data, credentialsFile))
+	return os.Rename(next, path)
 }

@@ -119,7 +119,10 @@ func TestDefaultData(t *testing.T) {
 func TestCredentials(t *testing.T) {
 	dir := t.TempDir()
 	want := credentials{APIURL: "http://127.0.0.1:7070", APIKey: "e2b_ab"}
-	for range 2 { // the second replaces the first
+	for range 2 { // the second replaces the first, and what a crash left
+		if err := os.WriteFile(filepath.Join(dir, credentialsFile+".next"), []byte("{"), 0o644); err != nil {
+			t.Fatal(err)
+		}
 		if err := writeCredentials(dir, want); err != nil {
 			t.Fatal(err)
 		}
