@@ -19,7 +19,8 @@
 // A snapshot has a record before it has files, and says in it that it is ready
 // once it is whole. What nobody needs is removed, files first: one that was not
 // ready when the server died, the snapshot of a pause that is over, a fork's,
-// and what belongs to a sandbox that has ended.
+// and what belongs to a sandbox that has ended. A removal that was cut off
+// between the files and the record is finished before anybody can ask.
 //
 // # Going to and fro
 //

@@ -61,10 +61,17 @@ var outages = []struct {
 	{"node/initialised", "resume", asleep, asleep},
 	{"resume/restored", "resume", asleep, asleep},
 	{"resume/running", "resume", runs, gone},
+	{"remove/begun", "resume", runs, gone}, // what it was made of, behind the answer
+	{"snapshot/hidden", "resume", runs, gone},
+	{"remove/deleted", "resume", runs, gone},
 	{"node/grouped", "resume without memory", asleep, asleep},
 	{"sentry/named", "resume without memory", asleep, asleep}, // where the files are taken out of the memory
 	{"sentry/saved", "resume without memory", asleep, asleep},
 	{"sentry/running", "resume without memory", asleep, asleep},
+	{"sentry/named@2", "resume without memory", asleep, asleep}, // where it boots with them
+	{"sentry/booted@2", "resume without memory", asleep, asleep},
+	{"sentry/saved@2", "resume without memory", asleep, asleep},
+	{"sentry/running@2", "resume without memory", asleep, asleep},
 	{"node/started", "resume without memory", asleep, asleep},
 	{"resume/running", "resume without memory", boots, gone},
 
@@ -84,6 +91,9 @@ var outages = []struct {
 	{"sentry/booted", "fork", runs, gone},
 	{"sentry/saved", "fork", runs, gone},
 	{"fork/restored", "fork", runs, gone},
+	{"fork/restored@2", "fork", runs, gone},
+	{"remove/begun", "fork", runs, gone},
+	{"snapshot/hidden", "fork", runs, gone},
 
 	{"rollback/verified", "rollback", runs, back},
 	{"rollback/recorded", "rollback", back, back},
@@ -98,11 +108,21 @@ var outages = []struct {
 
 	{"kill/recorded", "kill of a paused one", gone, gone},
 	{"kill/destroyed", "kill of a paused one", gone, gone},
+	{"remove/begun", "kill of a paused one", gone, gone},
+	{"snapshot/hidden", "kill of a paused one", gone, gone},
+	{"remove/deleted", "kill of a paused one", gone, gone},
 }
 
-// TestOutage kills the server at every step of writing a sandbox down and of
-// making it of what was written, once alone and once with all sandboxes, and
-// starts it again. The sandbox must be in the state that its record leads to,
+// behind are the steps that may come when the client has its answer.
+var behind = []string{"remove/begun", "snapshot/hidden", "remove/deleted"}
+
+// twice says at which step the next server is killed as well, when it makes good
+// for the first one.
+var twice = map[string]string{"node/frozen": "node/thawed", "remove/begun": "remove/deleted"}
+
+// TestOutage kills the server at every step of writing a sandbox down, of
+// making it of what was written and of removing that, once alone and once with
+// all sandboxes, and starts it again. The sandbox must be in the state that its record leads to,
 // with its files, and with its programs where that was promised; others must
 // not have noticed; and nothing may be left over.
 func TestOutage(t *testing.T) {
@@ -112,12 +132,15 @@ func TestOutage(t *testing.T) {
 			t.Parallel()
 			o := newOutage(t, all)
 			for _, step := range outages {
-				want := step.alone
-				if all {
-					want = step.all
-				}
+				want := map[bool]outcome{false: step.alone, true: step.all}[all]
 				if !t.Run(step.during+" at "+step.at, func(t *testing.T) { o.during(t, step.at, step.during, want) }) {
 					t.FailNow() // the next steps would say the same, and take their time
+				}
+			}
+			for _, step := range removals {
+				want := map[bool]outcome{false: step.alone, true: step.all}[all]
+				if !t.Run("removal of "+step.of+" at "+step.at, func(t *testing.T) { o.removal(t, step.at, step.of, step.whole, want) }) {
+					t.FailNow()
 				}
 			}
 			o.finish(t)
@@ -196,18 +219,25 @@ func (o *outage) during(t *testing.T, at, what string, want outcome) {
 		_ = o.c.Sandboxes.Kill(ctx, was.id) // the answer may come before or after the death
 		err = context.Canceled
 	}
-	if err == nil {
+	if err == nil && !slices.Contains(behind, at) {
 		t.Error("the client was told that it is done, by a dead server")
 	}
 	o.wantKilled(t)
-	if at == "node/frozen" && !o.all { // and once more on the way back
-		o.s.Arm(t, "node/thawed")
+	if next := twice[at]; next != "" && !o.all {
+		o.s.Arm(t, next)
 		_ = o.s.TryStart() // it may listen before it dies
 		o.wantKilled(t)
 	}
 	o.again(t)
 
 	o.want(t, was, want)
+	o.settle(t, was, want)
+}
+
+// settle ends the sandbox that something was done to, and checks everything
+// else.
+func (o *outage) settle(t *testing.T, was sighting, want outcome) {
+	t.Helper()
 	o.wantOthers(t, was)
 	if _, err := o.c.Sandboxes.Get(t.Context(), was.id); err == nil && want != gone {
 		if err := o.c.Sandboxes.Kill(t.Context(), was.id); err != nil {

@@ -110,6 +110,34 @@ func (s *Server) KillAll(t testing.TB) {
 	}
 }
 
+// Halt stops the processes of the first sandbox that appears beside those whose
+// folders are known, wherever their start has got to, and returns its id. They
+// do not go on until somebody tells them to, or ends them.
+func (s *Server) Halt(t testing.TB, known []string) (id string) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		for _, folder := range s.Folders(t) {
+			if slices.Contains(known, folder) {
+				continue
+			}
+			for _, p := range s.processes(t) {
+				if !strings.Contains(p.line, folder) {
+					continue
+				}
+				if err := syscall.Kill(p.pid, syscall.SIGSTOP); err != nil {
+					t.Fatalf("stop %v: %v", p, err)
+				}
+				id = filepath.Base(folder)
+			}
+			if id != "" {
+				return id
+			}
+		}
+	}
+	t.Fatal("no other sandbox appears")
+	return ""
+}
+
 // Reboot leaves of the server and its sandboxes what a restart of the machine
 // leaves: the data folder, in which records speak of a boot that is over.
 func (s *Server) Reboot(t testing.TB) {
