@@ -10,14 +10,19 @@ import (
 type TemplateID string
 
 // A Template is what sandboxes are made of: a root file system and the
-// defaults of what starts on it.
+// defaults of what starts on it. These are those of one of its builds, the
+// default one unless somebody asked for another; see [Template.At].
 type Template struct {
 	ID        TemplateID
-	Team      TeamID // empty for the house's own
-	Name      string // unique within its team
-	Public    bool   // every team may start it
-	Image     string // SHA-256 of the EROFS file, in hex
-	Size      Size   // of a sandbox, unless it asks otherwise
+	Team      TeamID     // empty for the house's own
+	Name      string     // unique within its team
+	Public    bool       // every team may start it
+	Build     BuildID    // of which the following are; empty: none is ready
+	Version   Version    // of that build
+	Image     string     // SHA-256 of the EROFS file, in hex; empty: none is ready
+	Snapshot  SnapshotID // of a sandbox in which its start command runs; empty: sandboxes boot
+	Baked     SandboxID  // the sandbox of which that was taken
+	Size      Size       // of a sandbox, unless it asks otherwise
 	Env       map[string]string
 	User      string    // programs run as this user unless they say otherwise
 	Workdir   string    // empty: the user's home
@@ -28,11 +33,21 @@ type Template struct {
 	UpdatedAt time.Time
 }
 
-// A TemplateRef is how a client asks for a template: [namespace/]name[:tag].
+// At returns the template as b makes it, which is one of its builds.
+func (t *Template) At(b *Build) *Template {
+	c := *t
+	c.Build, c.Version, c.Image, c.Snapshot, c.Baked = b.ID, b.Version, b.Image, b.Snapshot, b.Baked
+	c.Size, c.Env, c.User, c.Workdir, c.Source = b.Size, b.Env, b.User, b.Workdir, b.Facts.Base
+	return &c
+}
+
+// A TemplateRef is how a client asks for a template: [namespace/]name, then
+// nothing, :tag or @version.
 type TemplateRef struct {
 	Namespace string
-	Name      string // a name or a template id
-	Tag       string // empty stands for "default"
+	Name      string       // a name or a template id
+	Tag       string       // a tag or a build id; empty stands for [DefaultTag] unless there are Versions
+	Versions  VersionRange // the newest of these
 }
 
 // The alphabets are E2B's, so that every name that works there works here.
@@ -51,7 +66,13 @@ func ParseTemplateRef(s string) (TemplateRef, error) {
 		}
 		ref.Namespace, rest = ns, name
 	}
-	if name, tag, ok := strings.Cut(rest, ":"); ok {
+	if name, versions, ok := strings.Cut(rest, "@"); ok {
+		var err error
+		if ref.Versions, err = ParseVersionRange(versions); err != nil {
+			return TemplateRef{}, Errorf(Invalid, "template %.200q: %w", s, err)
+		}
+		rest = name
+	} else if name, tag, ok := strings.Cut(rest, ":"); ok {
 		if !templateTag.MatchString(tag) {
 			return TemplateRef{}, Errorf(Invalid, "template %.200q: the tag may hold a-z, 0-9, -, _ and .", s)
 		}
@@ -72,6 +93,9 @@ func (r TemplateRef) String() string {
 	}
 	if r.Tag != "" {
 		s += ":" + r.Tag
+	}
+	if v := r.Versions.String(); v != "" {
+		s += "@" + v
 	}
 	return s
 }
