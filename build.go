@@ -154,6 +154,9 @@ type Step struct {
 	Force bool   // this step and what follows are built whatever is known
 }
 
+// A Login is who we are at a registry. It is never stored in the clear.
+type Login struct{ User, Password string }
+
 // A StepKind says what a step does, in Dockerfile's words.
 type StepKind string
 
