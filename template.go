@@ -37,7 +37,7 @@ type Template struct {
 func (t *Template) At(b *Build) *Template {
 	c := *t
 	c.Build, c.Version, c.Image, c.Snapshot, c.Baked = b.ID, b.Version, b.Image, b.Snapshot, b.Baked
-	c.Size, c.Env, c.User, c.Workdir, c.Source = b.Size, b.Env, b.User, b.Workdir, b.Facts.Base
+	c.Size, c.Isolation, c.Env, c.User, c.Workdir, c.Source = b.Size, b.Isolation, b.Env, b.User, b.Workdir, b.Facts.Base
 	return &c
 }
 
