@@ -48,8 +48,8 @@ type Network struct {
 }
 
 // Open takes over the networks of the slots in keep, removes every other one
-// of this instance that an earlier life left behind, writes the rules and
-// starts to make networks ahead of time.
+// of this instance that an earlier life left behind, with the processes in it,
+// writes the rules and starts to make networks ahead of time.
 //
 // A slot in keep that does not exist any more, as after a reboot, is logged and
 // dropped; [Network.Lease] then does not find it. Options that are wrong or a
@@ -127,7 +127,7 @@ func (n *Network) settle(ctx context.Context, found []Slot, kept map[Slot]netip.
 	if err := n.plan.makeDir(); err != nil {
 		return err
 	}
-	var errs []error
+	errs := []error{n.plan.evict(rest...)}
 	for _, s := range rest {
 		errs = append(errs, n.plan.tearDown(s))
 	}
@@ -240,8 +240,8 @@ func (n *Network) Close() error {
 }
 
 // Purge removes everything of the instance that opts names, in use or not: all
-// networks, the rules, and what was changed on the host for them. No [Network]
-// of it may be open. It repeats.
+// networks with the processes in them, the rules, and what was changed on the
+// host for them. No [Network] of it may be open. It repeats.
 func Purge(ctx context.Context, log *slog.Logger, opts Options) error {
 	p, err := opts.plan()
 	if err != nil {
@@ -258,7 +258,7 @@ func Purge(ctx context.Context, log *slog.Logger, opts Options) error {
 	if err != nil {
 		return err
 	}
-	var errs []error
+	errs := []error{p.evict(found...)}
 	for _, s := range found {
 		errs = append(errs, p.tearDown(s))
 	}

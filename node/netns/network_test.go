@@ -447,3 +447,60 @@ func TestBadOptions(t *testing.T) {
 		})
 	}
 }
+
+// A program in a network that nobody keeps ends with it; one in a network that
+// is kept, and one on the host, live on.
+func TestEvict(t *testing.T) {
+	newWorld(t)
+	opts := options(t)
+	n, err := netns.Open(t.Context(), logger(t), opts, nil)
+	must(t, err)
+	asked, kept, left := take(t, n), take(t, n), take(t, n)
+	inAsked, inKept, inLeft, outside := program(t, asked), program(t, kept), program(t, left), program(t, nil)
+	if err := n.Evict(asked.Slot); err != nil {
+		t.Error(err)
+	}
+	wantKilled(t, inAsked)
+	if err := n.Evict(asked.Slot); err != nil { // it repeats
+		t.Error(err)
+	}
+	if err := n.Evict(999); soulbox.KindOf(err) != soulbox.NotFound {
+		t.Errorf("Evict of a slot that is not in use: %v, want NotFound", err)
+	}
+	must(t, n.Close())
+	n, err = netns.Open(t.Context(), logger(t), opts, []netns.Slot{kept.Slot})
+	must(t, err)
+	wantKilled(t, inLeft)
+	for what, p := range map[string]*exec.Cmd{"the kept network": inKept, "the host's": outside} {
+		if err := p.Process.Signal(syscall.Signal(0)); err != nil {
+			t.Errorf("the program in %s: %v", what, err)
+		}
+	}
+	must(t, n.Close())
+	purge(t, opts)
+	wantKilled(t, inKept)
+}
+
+// program starts one that sleeps in the network of l, or of the host.
+func program(t *testing.T, l *netns.Lease) *exec.Cmd {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "sleep", "1h")
+	start := func() { must(t, cmd.Start()) }
+	if l == nil {
+		start()
+	} else {
+		inside(t, l, start)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()         // as above
+	})
+	return cmd
+}
+
+func wantKilled(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	if err := cmd.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("the program ended with %v, want killed", err)
+	}
+}
