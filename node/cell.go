@@ -2,8 +2,11 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,12 +56,19 @@ func (n *Node) OpenCell(ctx context.Context, size soulbox.Size, internet bool) (
 			return nil, fmt.Errorf("open cell: %w", err)
 		}
 	}
-	group, err := n.cgroups.Create(soulbox.NewSandboxID(), size)
+	group, err := n.cgroups.Create(soulbox.NewSandboxID(), size) // the name of no sandbox
 	if err != nil {
 		return nil, fmt.Errorf("open cell: %w", err)
 	}
 	n.Faults.Reach("cell/grouped")
-	return &Cell{node: n, lease: lease, group: group, size: size}, nil
+	c := &Cell{node: n, lease: lease, group: group, size: size}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ctx.Err() != nil { // nobody would close it
+		return nil, errors.Join(soulbox.Errorf(soulbox.Unavailable, "this machine is shut down"), group.Remove())
+	}
+	n.cells[c] = struct{}{}
+	return c, nil
 }
 
 // Netns is the path of its network namespace, which has lo and eth0.
@@ -94,15 +104,47 @@ func (c *Cell) Blame() (reason string, ok bool) {
 	return end.Reason, ok
 }
 
-// Close ends every program that is still in the cell, and removes it. A second
-// call does nothing.
+// Close ends every program that is still in the cell, and removes it. What fails
+// can be tried again; once it is removed, Close does nothing.
 func (c *Cell) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
+	c.closed = true
+	n := c.node
+	n.mu.Lock()
+	_, there := n.cells[c]
+	n.mu.Unlock()
+	if !there {
 		return nil
 	}
-	c.closed = true
-	c.node.net.Release(c.lease.Slot)
-	return c.group.Remove()
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	if err := errors.Join(wipe(ctx, c.group), n.net.Evict(c.lease.Slot)); err != nil {
+		return fmt.Errorf("close cell: %w", err)
+	}
+	n.net.Release(c.lease.Slot)
+	n.mu.Lock()
+	delete(n.cells, c)
+	n.mu.Unlock()
+	return nil
+}
+
+// closeCells closes those that nobody has closed.
+func (n *Node) closeCells() error {
+	n.mu.Lock()
+	cells := slices.Collect(maps.Keys(n.cells))
+	n.mu.Unlock()
+	var errs []error
+	for _, c := range cells {
+		errs = append(errs, c.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// wipe removes a cgroup and whatever runs in it.
+func wipe(ctx context.Context, g *cgroup.Group) error {
+	if err := g.Kill(ctx); err != nil {
+		return err
+	}
+	return g.Remove()
 }

@@ -19,12 +19,12 @@
 // after everything else is gone. [Open] reads the records: what still runs is
 // adopted, and for the rest [Node.Exits] reports an honest end and the
 // leftovers are removed. Namespaces, cgroups and folders without a record are
-// removed as well. The steps at which tests kill the server are
+// removed as well, with the programs in them. The steps at which tests kill the server are
 // node/leased, node/recorded, node/grouped, node/started, node/initialised,
 // and node/destroyed; of a snapshot node/held, node/frozen, snapshot/saved,
 // snapshot/synced, node/written and node/thawed, and of its removal
 // snapshot/hidden; of a warm sandbox node/warm and node/claimed; of one that is
-// made to be compared node/opened.
+// made to be compared node/opened; of a cell cell/leased and cell/grouped.
 //
 // # Held sandboxes
 //
@@ -116,6 +116,7 @@ type Node struct {
 	slots   map[soulbox.SandboxID]netns.Slot    // of those in the table and those that leave
 	warm    map[soulbox.SandboxID]*fresh        // made ahead, nobody's yet
 	leaving map[soulbox.SandboxID]chan struct{} // closed when nothing is left of it
+	cells   map[*Cell]struct{}                  // those that are open
 }
 
 // ID returns the node's name.
@@ -272,14 +273,14 @@ func (n *Node) Forget(_ context.Context, id soulbox.SandboxID) error {
 }
 
 // Close lets go of the sandboxes without ending them, except for those that
-// nobody has.
+// nobody has. What is left of cells ends.
 func (n *Node) Close() error {
 	n.pool.Close()
 	n.stop()
 	n.work.Wait()
+	errs := []error{n.closeCells()}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	var errs []error
 	for _, s := range n.table {
 		errs = append(errs, s.close())
 	}

@@ -19,7 +19,7 @@ import (
 // process left running, reports the end of those that do not run any more, and
 // removes what belongs to none.
 func Open(ctx context.Context, o Options) (_ *Node, err error) {
-	n := &Node{Options: o, table: map[soulbox.SandboxID]*sandbox{}, slots: map[soulbox.SandboxID]netns.Slot{}, warm: map[soulbox.SandboxID]*fresh{}, leaving: map[soulbox.SandboxID]chan struct{}{}, exits: make(chan soulbox.Exit), diffs: make(chan struct{}, diffs)}
+	n := &Node{Options: o, table: map[soulbox.SandboxID]*sandbox{}, slots: map[soulbox.SandboxID]netns.Slot{}, warm: map[soulbox.SandboxID]*fresh{}, leaving: map[soulbox.SandboxID]chan struct{}{}, cells: map[*Cell]struct{}{}, exits: make(chan soulbox.Exit), diffs: make(chan struct{}, diffs)}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return nil, fmt.Errorf("open node: %w", err)
@@ -52,8 +52,17 @@ func Open(ctx context.Context, o Options) (_ *Node, err error) {
 		return nil, fmt.Errorf("open node: %w", err)
 	}
 	keep := make([]netns.Slot, 0, len(alive))
+	known := map[soulbox.SandboxID]bool{}
 	for _, s := range alive {
 		keep = append(keep, s.record.Slot)
+		known[s.record.ID] = true
+	}
+	for _, r := range dead {
+		known[r.ID] = true
+	}
+	// First, so that nothing lives on in a network that is taken away.
+	if err := n.sweep(ctx, known); err != nil {
+		return nil, fmt.Errorf("open node: %w", err)
 	}
 	n.net, err = netns.Open(ctx, n.Log, netns.Options{
 		Instance: n.Instance, Prefix: n.Prefix, Resolver: n.Resolver, Ready: n.Ready,
@@ -61,9 +70,7 @@ func Open(ctx context.Context, o Options) (_ *Node, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open node: %w", err)
 	}
-	known := map[soulbox.SandboxID]bool{}
 	for _, s := range alive {
-		known[s.record.ID] = true
 		// The rules live in the kernel, but a crash between record and rule
 		// must not leave a sandbox with more than it was given.
 		if err := n.net.SetInternet(ctx, s.record.Slot, s.record.Internet); err != nil {
@@ -72,13 +79,9 @@ func Open(ctx context.Context, o Options) (_ *Node, err error) {
 		n.admit(s)
 	}
 	for _, r := range dead {
-		known[r.ID] = true
 		n.bury(r)
 	}
 	n.openPool()
-	if err := n.sweep(ctx, known); err != nil {
-		return nil, errors.Join(fmt.Errorf("open node: %w", err), n.Close())
-	}
 	n.Log.InfoContext(ctx, "node open", "node", n.Options.ID, "adopted", len(alive), "gone", len(dead))
 	return n, nil
 }
@@ -168,8 +171,8 @@ func (n *Node) bury(r record) {
 	})
 }
 
-// sweep removes cgroups that no record speaks of. Namespaces were swept when
-// the network was opened.
+// sweep removes cgroups that no record speaks of, such as those of cells, with
+// the programs in them. Namespaces are swept when the network is opened.
 func (n *Node) sweep(ctx context.Context, known map[soulbox.SandboxID]bool) error {
 	ids, err := n.cgroups.Sandboxes()
 	if err != nil {
@@ -183,7 +186,7 @@ func (n *Node) sweep(ctx context.Context, known map[soulbox.SandboxID]bool) erro
 		if err != nil {
 			return err
 		}
-		if err := g.Remove(); err != nil {
+		if err := wipe(ctx, g); err != nil {
 			n.Log.WarnContext(ctx, "cgroup not removed", "sandbox", id, "err", err)
 		}
 	}

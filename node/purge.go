@@ -46,7 +46,7 @@ func Purge(ctx context.Context, log *slog.Logger, dir, instance string, all ...d
 	for _, id := range ids {
 		g, err := groups.Group(id)
 		if err == nil {
-			err = g.Remove()
+			err = wipe(ctx, g)
 		}
 		errs = append(errs, err)
 	}

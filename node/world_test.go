@@ -46,6 +46,9 @@ func TestMain(m *testing.M) {
 		if err != nil {
 			panic(err)
 		}
+		if dir := os.Getenv(crashVar); dir != "" {
+			crash(dir)
+		}
 		os.Exit(m.Run())
 	}
 	self, err := os.Executable()
