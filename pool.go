@@ -8,6 +8,7 @@ type Pool struct {
 	Team     TeamID // whose template it is; empty: the house's
 	Public   bool   // every team may use the template
 
+	Each   Bytes // what one of them is taken to cost; 0: nobody knows yet
 	Ready  int   // wait now
 	Want   int   // should wait, after what was asked for lately and the budget
 	Hits   int64 // creates that found one, since the server started
@@ -18,5 +19,5 @@ type Pool struct {
 type Pools struct {
 	Pools  []Pool
 	Budget Bytes // 0: nothing is made ahead
-	Each   Bytes // what one waiting sandbox is taken to cost
+	Each   Bytes // what one waiting sandbox is taken to cost that has booted
 }

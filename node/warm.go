@@ -28,14 +28,28 @@ func (n *Node) Pools() soulbox.Pools {
 	return soulbox.Pools{Pools: n.pool.Stats(), Budget: n.WarmMemory, Each: warmSize}
 }
 
-// warmSize is what a waiting sandbox takes of the machine's memory: sentry and
-// stubs, with some room; see docs/benchmarks.md.
+// warmSize is what a waiting sandbox takes of the machine's memory that has
+// booted: sentry and stubs, with some room; see docs/benchmarks.md.
 const warmSize = 12 * soulbox.MiB
+
+// restoredMore is what one that is restored takes besides what its snapshot
+// holds: stubs for its programs. With a server of four processes it was 4 to 5
+// MiB on two cores, whether that had 10 MB in memory or 60.
+const restoredMore = 8 * soulbox.MiB
+
+// takes returns what a waiting sandbox of t takes at most. One that is restored
+// has everything in memory that its snapshot holds, or its files on disk.
+func (n *Node) takes(t *soulbox.Template) soulbox.Bytes {
+	if t.Snapshot == "" {
+		return warmSize
+	}
+	return warmSize + restoredMore + n.snapshots.Size(t.Snapshot)
+}
 
 func (n *Node) openPool() {
 	n.pool = pool.New(pool.Options{
 		Log: n.Log, Make: n.makeWarm, Drop: n.dropWarm, Free: freeMemory,
-		Each: warmSize, Budget: n.WarmMemory, Floor: n.WarmFloor,
+		Each: n.takes, Budget: n.WarmMemory, Floor: n.WarmFloor,
 	})
 }
 

@@ -7,16 +7,16 @@
 // [window], because that is what comes at once; a take that found none counts
 // as well. If nobody takes as many for a [halfLife], what it wants halves, and
 // again with each that follows, so a template that is not used any more costs
-// nothing after a while. The sum is
-// bounded by a budget of memory, which the templates share in proportion, and
-// everything is dropped when the machine runs short of memory.
+// nothing after a while. What they take is bounded by a budget of memory, which
+// the templates share in proportion, and everything is dropped when the machine
+// runs short of memory.
 //
 // # When
 //
 // Sandboxes are made one after the other by the pool's one goroutine, and only
 // when nobody has taken one for a moment: those who create sandboxes now go
-// before those who may. A template whose image or size has changed loses what
-// was made of the old one with the next take.
+// before those who may. A template whose image, snapshot or size has changed
+// loses what was made of the old one with the next take.
 //
 // # Locks
 //
@@ -52,9 +52,9 @@ type Options struct {
 	Drop func(id soulbox.SandboxID)    // destroys one that nobody took
 	Free func() (soulbox.Bytes, error) // the machine's free memory
 
-	Each   soulbox.Bytes // what one takes
-	Budget soulbox.Bytes // what all may take; 0: the pool stays empty
-	Floor  soulbox.Bytes // with less than this free, the pool is emptied
+	Each   func(t *soulbox.Template) soulbox.Bytes // what one of t takes, at most
+	Budget soulbox.Bytes                           // what all may take; 0: the pool stays empty
+	Floor  soulbox.Bytes                           // with less than this free, the pool is emptied
 }
 
 // A Pool keeps sandboxes ready. All methods are safe for concurrent use.
@@ -75,6 +75,7 @@ type Pool struct {
 // A shelf is what is ready of one template.
 type shelf struct {
 	template *soulbox.Template
+	each     soulbox.Bytes // what one takes; 0: nobody knows yet, and none is made
 	ready    []soulbox.SandboxID
 	expect   int         // at least so many
 	peak     float64     // the most that was taken at once
@@ -142,14 +143,16 @@ func (p *Pool) shelfLocked(t *soulbox.Template, now time.Time) *shelf {
 			return s // somebody still has the old one in mind
 		}
 		p.stale = append(p.stale, s.ready...)
-		s.ready = nil
+		s.ready, s.each = nil, 0
 	}
 	s.template = t
 	return s
 }
 
 // same reports whether a sandbox of a is as good as one of b.
-func same(a, b *soulbox.Template) bool { return a.Image == b.Image && a.Size == b.Size }
+func same(a, b *soulbox.Template) bool {
+	return a.Image == b.Image && a.Snapshot == b.Snapshot && a.Size == b.Size
+}
 
 func (s *shelf) expire(now time.Time) []time.Time {
 	i := 0
@@ -173,7 +176,7 @@ func (p *Pool) Stats() []soulbox.Pool {
 	all := make([]soulbox.Pool, 0, len(p.shelves))
 	for id, s := range p.shelves {
 		all = append(all, soulbox.Pool{
-			Template: id, Name: s.template.Name, Team: s.template.Team, Public: s.template.Public,
+			Template: id, Name: s.template.Name, Team: s.template.Team, Public: s.template.Public, Each: s.each,
 			Ready: len(s.ready), Want: wants[id], Hits: s.hits, Misses: s.misses,
 		})
 	}
@@ -203,19 +206,22 @@ func (p *Pool) nudge() {
 // wantsLocked returns how many of each template there should be.
 func (p *Pool) wantsLocked(now time.Time) map[soulbox.TemplateID]int {
 	wants := make(map[soulbox.TemplateID]int, len(p.shelves))
-	if p.pressed || p.opts.Each <= 0 {
+	if p.pressed {
 		return wants
 	}
-	sum := 0
+	var sum soulbox.Bytes
 	for id, s := range p.shelves {
+		if s.each <= 0 {
+			continue
+		}
 		// Less than half a sandbox is none.
 		n := min(most, max(s.expect, int(math.Ceil(s.demand(now)-0.5))))
 		wants[id] = n
-		sum += n
+		sum += soulbox.Bytes(n) * s.each
 	}
-	if room := int(p.opts.Budget / p.opts.Each); sum > room {
+	if sum > p.opts.Budget {
 		for id, n := range wants {
-			wants[id] = n * room / sum
+			wants[id] = int(float64(n) * float64(p.opts.Budget) / float64(sum))
 		}
 	}
 	return wants

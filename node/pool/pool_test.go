@@ -1,6 +1,7 @@
 package pool_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ type maker struct {
 	alive map[soulbox.SandboxID]string // and the image of each
 	free  soulbox.Bytes
 	fail  error
+	heavy map[string]soulbox.Bytes // what those of an image take instead of each
 }
 
 const each = 10 * soulbox.MiB
@@ -30,7 +32,7 @@ func open(t *testing.T, budget int) (*maker, *pool.Pool) {
 	t.Helper()
 	m := &maker{alive: map[soulbox.SandboxID]string{}, free: soulbox.GiB}
 	p := pool.New(pool.Options{
-		Log: slog.New(slog.DiscardHandler), Each: each, Budget: soulbox.Bytes(budget) * each, Floor: 100 * soulbox.MiB,
+		Log: slog.New(slog.DiscardHandler), Each: m.weigh, Budget: soulbox.Bytes(budget) * each, Floor: 100 * soulbox.MiB,
 		Make: func(ctx context.Context, t *soulbox.Template) (soulbox.SandboxID, error) {
 			select {
 			case <-time.After(50 * time.Millisecond):
@@ -55,6 +57,12 @@ func open(t *testing.T, budget int) (*maker, *pool.Pool) {
 		},
 	})
 	return m, p
+}
+
+func (m *maker) weigh(t *soulbox.Template) soulbox.Bytes {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return cmp.Or(m.heavy[t.Image], each)
 }
 
 func (m *maker) take(id soulbox.SandboxID) string {
@@ -114,7 +122,7 @@ func TestExpect(t *testing.T) {
 		if n := m.count(); n != 3 {
 			t.Errorf("%d are ready after one was taken, want 3", n)
 		}
-		want := []soulbox.Pool{{Template: "a", Name: "a", Ready: 3, Want: 3, Hits: 1}}
+		want := []soulbox.Pool{{Template: "a", Name: "a", Each: each, Ready: 3, Want: 3, Hits: 1}}
 		if got := p.Stats(); !slices.Equal(got, want) {
 			t.Errorf("Stats() = %+v, want %+v", got, want)
 		}
@@ -176,6 +184,32 @@ func TestBudgetIsShared(t *testing.T) {
 	})
 }
 
+// Of what takes more there are fewer, and of what takes more than there is none.
+func TestBudgetIsMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, p := open(t, 10)
+		m.set(func(m *maker) { m.heavy = map[string]soulbox.Bytes{"2": 4 * each, "3": 11 * each} })
+		p.Expect(template("a", "1"), 4)
+		p.Expect(template("b", "2"), 4)
+		settle()
+		want := []soulbox.Pool{{Template: "a", Name: "a", Each: each, Ready: 2, Want: 2}, {Template: "b", Name: "b", Each: 4 * each, Ready: 2, Want: 2}}
+		if got := p.Stats(); !slices.Equal(got, want) {
+			t.Errorf("Stats() = %+v, want %+v", got, want)
+		}
+		p.Expect(template("a", "1"), 0)
+		p.Expect(template("b", "2"), 0)
+		made := m.made
+		for range 5 {
+			p.Take(template("c", "3"))
+		}
+		settle()
+		if m.made != made || m.count() != 0 {
+			t.Errorf("%d were made of what is too big, and %d are ready", m.made-made, m.count())
+		}
+		finish(t, m, p)
+	})
+}
+
 func TestTemplateChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, p := open(t, 10)
@@ -198,6 +232,26 @@ func TestTemplateChanges(t *testing.T) {
 			if image != "2" {
 				t.Error("a sandbox of the old image is left")
 			}
+		}
+		finish(t, m, p)
+	})
+}
+
+// A template that was built again may have the image of before.
+func TestSnapshotChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, p := open(t, 10)
+		p.Expect(template("a", "1"), 1)
+		settle()
+		changed := template("a", "1")
+		changed.Snapshot, changed.UpdatedAt = "s1", time.Now()
+		if id, ok := p.Take(changed); ok {
+			t.Errorf("Take() = %q, which does not run what the template has running", id)
+		}
+		settle()
+		id, ok := p.Take(changed)
+		if m.take(id); !ok || m.made != 2 {
+			t.Errorf("Take() = %q, %v after %d were made, want one of the new snapshot", id, ok, m.made)
 		}
 		finish(t, m, p)
 	})

@@ -27,6 +27,7 @@ func (p *Pool) work(ctx context.Context) {
 // once does the next thing and returns when to look again.
 func (p *Pool) once(ctx context.Context) time.Duration {
 	p.feel(ctx)
+	p.weigh()
 	p.drop(p.surplus())
 	t, wait := p.next()
 	if t == nil {
@@ -58,6 +59,27 @@ func (p *Pool) feel(ctx context.Context) {
 	p.mu.Unlock()
 	if before != after {
 		p.opts.Log.InfoContext(ctx, "pool and memory", "short", after, "free", free, "floor", p.opts.Floor, "err", err)
+	}
+}
+
+// weigh finds out what sandboxes take of templates that are new. To find out
+// may take a while, and takers do not wait for it.
+func (p *Pool) weigh() {
+	p.mu.Lock()
+	var all []*soulbox.Template
+	for _, s := range p.shelves {
+		if s.each == 0 {
+			all = append(all, s.template)
+		}
+	}
+	p.mu.Unlock()
+	for _, t := range all {
+		each := p.opts.Each(t)
+		p.mu.Lock()
+		if s := p.shelves[t.ID]; s != nil && same(s.template, t) {
+			s.each = each
+		}
+		p.mu.Unlock()
 	}
 }
 
@@ -117,7 +139,7 @@ func (p *Pool) surplus() []soulbox.SandboxID {
 			ids = append(ids, s.ready[n:]...)
 			s.ready = s.ready[:n]
 		}
-		if wants[id] == 0 && !p.pressed && s.expect == 0 && len(s.expire(now)) == 0 {
+		if wants[id] == 0 && !p.pressed && s.each != 0 && s.expect == 0 && len(s.expire(now)) == 0 {
 			delete(p.shelves, id)
 		}
 	}

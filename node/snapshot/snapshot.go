@@ -281,6 +281,14 @@ func (s *Store) List(ctx context.Context) (map[soulbox.SnapshotID]soulbox.Bytes,
 	return all, nil
 }
 
+// Size returns what a snapshot takes on disk, as far as that is known: 0 of one
+// that is damaged or is not there.
+func (s *Store) Size(id soulbox.SnapshotID) soulbox.Bytes {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sizes[id]
+}
+
 // Verify reads every byte of a snapshot, the root image included, and compares
 // it with its hashes. It fails as [Store.Hold] and [Held.Check] do.
 func (s *Store) Verify(ctx context.Context, id soulbox.SnapshotID) error {
