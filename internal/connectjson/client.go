@@ -100,7 +100,10 @@ func wrapContext(ctx context.Context, err error) error {
 
 // errorOf reads a response that is not a success.
 func errorOf(resp *http.Response) error {
-	data, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // a part is enough for a message
+	var data []byte
+	if resp.StatusCode != http.StatusSwitchingProtocols { // its "body" is the connection, and no context ends it
+		data, _ = io.ReadAll(io.LimitReader(resp.Body, maxErrorBody)) // a part is enough for a message
+	}
 	var e Error
 	if json.Unmarshal(data, &e) == nil && e.Code != "" {
 		return &e

@@ -330,6 +330,35 @@ func TestClientErrors(t *testing.T) {
 	}
 }
 
+// Somebody who speaks another protocol from then on does not hold a call up
+// that has ended.
+func TestSwitchingProtocols(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+		io.Copy(io.Discard, conn) // until the other side ends it
+	}))
+	defer srv.Close()
+	ended := make(chan error)
+	go func() {
+		_, err := connectjson.Call[message](t.Context(), &connectjson.Client{HTTP: srv.Client(), Base: srv.URL}, "/echo", &message{})
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if got := connectjson.CodeOf(err); got != connectjson.Unknown {
+			t.Errorf("Call: %v (%s), want %s", err, got, connectjson.Unknown)
+		}
+	case <-time.After(5 * time.Second):
+		t.Fatal("Call does not return")
+	}
+}
+
 // A caller that goes away ends the handler's context.
 func TestCallerLeaves(t *testing.T) {
 	gone := make(chan struct{})
