@@ -211,6 +211,10 @@ func TestHostileAnswers(t *testing.T) {
 				"Logs": func(ctx context.Context) error {
 					return a.Logs(ctx, 0, func(e guest.Entry) error { return fmt.Errorf("there is an entry %+.100v", e) })
 				},
+				"Start": func(ctx context.Context) error {
+					_, err := a.Start(ctx, "true")
+					return err
+				},
 			} {
 				within(t, what, patience, func() {
 					ctx, cancel := context.WithTimeout(t.Context(), short)
