@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"gvisor.dev/gvisor/runsc/boot"
@@ -91,6 +92,14 @@ func (d *Driver) Start(ctx context.Context, spec driver.Spec) (_ driver.Instance
 		}
 		args.FSRestoreImagePath = saved.Dir
 	}
+	check := func() error { return nil }
+	if awake {
+		// Nothing is read before Restore, and to start the sentry takes as long.
+		checked := make(chan error, 1)
+		go func() { checked <- saved.Check() }()
+		check = sync.OnceValue(func() error { return <-checked })
+		defer check() // the folder may be gone once we return
+	}
 	sb, err := sandbox.New(&conf, args) // closes image and upper in any case
 	image = nil
 	readyW.Close()
@@ -114,7 +123,7 @@ func (d *Driver) Start(ctx context.Context, spec driver.Spec) (_ driver.Instance
 	grouped := make(chan error, 1)
 	go func() { grouped <- join(spec.Cgroup, st.PID) }()
 	if awake {
-		if err = saved.Check(); err == nil {
+		if err = check(); err == nil {
 			err = sb.Restore(&conf, oci, string(spec.ID), saved.Dir, false, false, nil)
 		}
 	} else {
