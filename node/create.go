@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -16,14 +17,16 @@ import (
 	"github.com/soulbox/soulbox/node/driver"
 	"github.com/soulbox/soulbox/node/guest"
 	"github.com/soulbox/soulbox/node/journal"
+	"github.com/soulbox/soulbox/node/snapshot"
 )
 
 // initTimeout bounds how long a new sandbox's agent may take to hear who it is.
 const initTimeout = 20 * time.Second
 
-// Create makes sandbox sb of template t and returns once its agent answers.
-// When it fails, or ctx ends before, nothing is left. A sandbox whose id is
-// from Reserve is there already and only hears who it is.
+// Create makes sandbox sb of template t and returns once its agent answers: it
+// boots, or is restored if the template has a snapshot. When it fails, or ctx
+// ends before, nothing is left. A sandbox whose id is from Reserve is there
+// already and only hears who it is.
 func (n *Node) Create(ctx context.Context, sb *soulbox.Sandbox, t *soulbox.Template) error {
 	if f := n.claim(sb.ID); f != nil {
 		err := n.adopt(ctx, f, sb, t)
@@ -32,11 +35,55 @@ func (n *Node) Create(ctx context.Context, sb *soulbox.Sandbox, t *soulbox.Templ
 		}
 		n.Log.WarnContext(ctx, "a warm sandbox was of no use", "sandbox", sb.ID, "err", err)
 	}
-	image, err := n.Images.Hold(t.Image)
+	o, held, err := n.originOf(ctx, t, sb.Isolation)
 	if err != nil {
 		return fmt.Errorf("create sandbox %s: %w", sb.ID, err)
 	}
-	return n.bringUp(ctx, sb, t, origin{image: image, class: sb.Isolation})
+	defer held()
+	return n.bringUp(ctx, sb, t, o)
+}
+
+// originOf returns what sandboxes of a template are made of. It stays until
+// release is called.
+func (n *Node) originOf(ctx context.Context, t *soulbox.Template, class soulbox.Isolation) (o origin, release func(), err error) {
+	if t.Snapshot == "" {
+		image, err := n.Images.Hold(t.Image)
+		return origin{image: image, class: class}, func() {}, err
+	}
+	o, held, err := n.savedAs(ctx, t.Snapshot)
+	if err != nil {
+		return origin{}, nil, err
+	}
+	release = func() { held.Close() }
+	switch {
+	case held.Image != t.Image || !held.Memory:
+		err = fmt.Errorf("snapshot %s is not that of template %s", t.Snapshot, t.ID)
+	case class != "" && class != o.class:
+		err = soulbox.Errorf(soulbox.Invalid, "a sandbox of template '%s' begins with programs that run, and one of isolation %s cannot", t.Name, class)
+	default:
+		o.token = n.Seed.AgentToken(t.Baked)
+		return o, release, nil
+	}
+	o.image.Close()
+	release()
+	return origin{}, nil, err
+}
+
+// savedAs returns what is made of a snapshot, which the caller closes.
+func (n *Node) savedAs(ctx context.Context, id soulbox.SnapshotID) (origin, *snapshot.Held, error) {
+	held, err := n.snapshots.Hold(id)
+	if err != nil {
+		return origin{}, nil, err
+	}
+	class, err := n.reader(held.Format)
+	if err != nil {
+		return origin{}, nil, errors.Join(err, held.Close())
+	}
+	return origin{
+		class: class,
+		image: held.TakeImage(),
+		saved: &driver.Saved{Dir: held.Dir, Memory: held.Memory, Check: func() error { return held.Check(ctx) }},
+	}, held, nil
 }
 
 // An origin is what a sandbox is made of.

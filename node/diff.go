@@ -10,7 +10,6 @@ import (
 
 	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/node/changes"
-	"github.com/soulbox/soulbox/node/driver"
 )
 
 // diffs is how many comparisons go on at once: each has a sandbox that nobody
@@ -81,19 +80,12 @@ func (n *Node) compare(ctx context.Context, id soulbox.SandboxID, a, b *soulbox.
 
 // layerOf returns the upper layer of a snapshot and the image below it.
 func (n *Node) layerOf(ctx context.Context, snap *soulbox.Snapshot) (*changes.Layer, string, error) {
-	held, err := n.snapshots.Hold(snap.ID)
+	o, held, err := n.savedAs(ctx, snap.ID)
 	if err != nil {
 		return nil, "", err
 	}
 	defer held.Close()
-	class, err := n.reader(held.Format)
-	if err != nil {
-		return nil, "", err
-	}
-	l, err := n.layer(ctx, record{Size: snap.Size, Image: held.Image, Isolation: class}, origin{
-		image: held.TakeImage(),
-		saved: &driver.Saved{Dir: held.Dir, Memory: held.Memory, Check: func() error { return held.Check(ctx) }},
-	})
+	l, err := n.layer(ctx, record{Size: snap.Size, Image: held.Image, Isolation: o.class}, o)
 	return l, held.Image, err
 }
 

@@ -213,21 +213,12 @@ func (s *sandbox) getStill() frozen {
 // ask for the files only. It waits until nothing is left of an earlier sandbox
 // of the same id. The snapshot stays in any case.
 func (n *Node) Restore(ctx context.Context, sb *soulbox.Sandbox, snap *soulbox.Snapshot) error {
-	held, err := n.snapshots.Hold(snap.ID)
+	o, held, err := n.savedAs(ctx, snap.ID)
 	if err != nil {
 		return fmt.Errorf("restore sandbox %s: %w", sb.ID, err)
 	}
 	defer held.Close()
-	class, err := n.reader(held.Format)
-	if err != nil {
-		return fmt.Errorf("restore sandbox %s: %w", sb.ID, err)
-	}
-	o := origin{
-		class: class,
-		image: held.TakeImage(),
-		saved: &driver.Saved{Dir: held.Dir, Memory: held.Memory, Check: func() error { return held.Check(ctx) }},
-		files: held.Memory && !snap.Memory,
-	}
+	o.files = held.Memory && !snap.Memory
 	if held.Memory && snap.Memory && snap.Secure {
 		o.token = n.Seed.AgentToken(snap.Sandbox)
 	}

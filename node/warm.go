@@ -71,17 +71,18 @@ func freeMemory() (soulbox.Bytes, error) {
 
 // makeWarm makes a sandbox of t that belongs to nobody.
 func (n *Node) makeWarm(ctx context.Context, t *soulbox.Template) (soulbox.SandboxID, error) {
-	image, err := n.Images.Hold(t.Image)
+	o, release, err := n.originOf(ctx, t, "")
 	if err != nil {
 		return "", err
 	}
+	defer release()
 	id := soulbox.NewSandboxID()
-	f, err := n.start(ctx, record{ID: id, Size: t.Size, Secure: true, Internet: true, Image: t.Image, Warm: true}, origin{image: image})
+	f, err := n.start(ctx, record{ID: id, Size: t.Size, Secure: true, Internet: true, Image: t.Image, Isolation: o.class, Warm: true}, o)
 	if err != nil {
 		return "", err
 	}
 	// It hears now what most who take it would have it told.
-	if err := n.tell(ctx, f, t, guest.Identity{Token: n.token(f.record), Env: t.Env}); err != nil {
+	if err := n.tell(ctx, f, t, guest.Identity{Token: n.token(f.record), Was: o.token, Env: t.Env}); err != nil {
 		n.undo(ctx, f)
 		return "", err
 	}
@@ -113,7 +114,7 @@ func (n *Node) dropWarm(id soulbox.SandboxID) {
 // sleeps on unless something about the sandbox is not as it was told: to wake
 // it costs more than all the rest.
 func (n *Node) adopt(ctx context.Context, f *fresh, sb *soulbox.Sandbox, t *soulbox.Template) error {
-	if f.record.Image != t.Image || f.record.Size != sb.Size {
+	if f.record.Image != t.Image || f.record.Size != sb.Size || f.told.Snapshot != t.Snapshot {
 		n.undo(ctx, f)
 		return soulbox.Errorf(soulbox.Conflict, "warm sandbox %s is of another template", sb.ID)
 	}
