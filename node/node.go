@@ -1,4 +1,5 @@
-// Package node runs sandboxes on one machine.
+// Package node runs sandboxes on one machine, and lends places to programs that
+// are not sandboxes (see [Cell]).
 //
 // It composes the rooms below it: a root image (rootfs), a network namespace
 // (netns), limits (cgroup), a runtime (driver), the agent inside (guest), what
@@ -19,12 +20,21 @@
 // after everything else is gone. [Open] reads the records: what still runs is
 // adopted, and for the rest [Node.Exits] reports an honest end and the
 // leftovers are removed. Namespaces, cgroups and folders without a record are
-// removed as well, with the programs in them. The steps at which tests kill the server are
-// node/leased, node/recorded, node/grouped, node/started, node/initialised,
+// removed as well, with the programs in them. The steps at which tests kill the
+// server are node/leased, node/recorded, node/grouped, node/started, node/initialised,
 // and node/destroyed; of a snapshot node/held, node/frozen, snapshot/saved,
 // snapshot/synced, node/written and node/thawed, and of its removal
 // snapshot/hidden; of a warm sandbox node/warm and node/claimed; of one that is
-// made to be compared node/opened; of a cell cell/leased and cell/grouped.
+// made to be compared node/opened; of one that a template is baked in
+// bake/booted, bake/started, bake/ready, bake/frozen, snapshot/saved,
+// snapshot/synced and bake/written; of a cell cell/leased and cell/grouped.
+//
+// # Baked templates
+//
+// [Node.Bake] runs a template's start command in a sandbox that belongs to
+// nobody, and writes that down with its memory. A template that has such a
+// snapshot does not boot: its sandboxes are restored, those that are made ahead
+// as well. Whose the snapshot is, and when it goes, is decided above.
 //
 // # Held sandboxes
 //

@@ -398,6 +398,8 @@ func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		n, _ := r.Body.Read(b) // as above
 		token, _ := guest.Recall()
 		guest.Remember(token, string(b[:n]))
+	case "/process.Process/Start":
+		a.program(w, r)
 	case "/whoami":
 		_, files := guest.Recall()
 		fmt.Fprint(w, files)

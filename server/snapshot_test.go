@@ -27,6 +27,7 @@ import (
 type shell struct {
 	node *node.Node
 	seed soulbox.TokenSeed
+	data string // its folder
 }
 
 type started struct {
@@ -70,40 +71,22 @@ func (s shell) run(t *testing.T, id soulbox.SandboxID, script string) string {
 }
 
 // openNode opens a node of real sandboxes, and returns the base template.
-func openNode(t *testing.T) (shell, *soulbox.Template) {
+func openNode(t *testing.T, change ...func(*node.Options)) (shell, *soulbox.Template) {
 	t.Helper()
 	in, out, errs := os.Stdin, os.Stdout, os.Stderr // the driver replaces them
 	t.Cleanup(func() { os.Stdin, os.Stdout, os.Stderr = in, out, errs })
 	data := servertest.New(t).Data
-	db, err := sqlite.Open(t.Context(), filepath.Join(data, "soulbox.db"))
+	base := baseOf(t, data)
+	s := shell{seed: soulbox.TokenSeed{7}, data: data}
+	o, err := nodeOptions(slog.New(slog.NewTextHandler(t.Output(), nil)), data, "snapt")
 	if err != nil {
 		t.Fatal(err)
 	}
-	base, err := db.TemplateByName(t.Context(), "", "base")
-	if err != nil {
-		t.Fatal(err)
+	o.Seed = s.seed
+	for _, c := range change {
+		c(&o)
 	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	log := slog.New(slog.NewTextHandler(t.Output(), nil))
-	images, err := rootfs.Open(log, filepath.Join(data, "images"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	sentry, err := payload.Unpack(payload.Sentry, "/var/cache/soulbox")
-	if err != nil {
-		t.Fatal(err)
-	}
-	driver, err := gvisor.New(sentry, "/run/soulbox/snaptest", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := shell{seed: soulbox.TokenSeed{7}}
-	s.node, err = node.Open(t.Context(), node.Options{
-		Log: log, ID: "local", Dir: data, Instance: "snapt", Driver: driver, Images: images, Seed: s.seed, Ready: 2,
-	})
-	if err != nil {
+	if s.node, err = node.Open(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -111,11 +94,43 @@ func openNode(t *testing.T) (shell, *soulbox.Template) {
 		if err := s.node.Close(); err != nil {
 			t.Error(err)
 		}
-		if err := node.Purge(ctx, log, data, "snapt", driver); err != nil {
+		if err := node.Purge(ctx, o.Log, data, o.Instance, o.Driver); err != nil {
 			t.Error(err)
 		}
 	})
 	return s, base
+}
+
+// baseOf returns the base template of a data folder that no server uses.
+func baseOf(t *testing.T, data string) *soulbox.Template {
+	t.Helper()
+	db, err := sqlite.Open(t.Context(), filepath.Join(data, "soulbox.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	base, err := db.TemplateByName(t.Context(), "", "base")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return base
+}
+
+// nodeOptions are those of a node of real sandboxes.
+func nodeOptions(log *slog.Logger, data, instance string) (node.Options, error) {
+	images, err := rootfs.Open(log, filepath.Join(data, "images"))
+	if err != nil {
+		return node.Options{}, err
+	}
+	sentry, err := payload.Unpack(payload.Sentry, "/var/cache/soulbox")
+	if err != nil {
+		return node.Options{}, err
+	}
+	driver, err := gvisor.New(sentry, filepath.Join("/run/soulbox", instance), nil)
+	if err != nil {
+		return node.Options{}, err
+	}
+	return node.Options{Log: log, ID: "local", Dir: data, Instance: instance, Driver: driver, Images: images, Ready: 2}, nil
 }
 
 // What a sandbox comes back from has its files and its running programs, and
