@@ -276,6 +276,8 @@ func (f *Fleet) admissible(o origin, class soulbox.Isolation, cycle soulbox.Life
 		return nil
 	case o.snap != nil:
 		return soulbox.Errorf(soulbox.Invalid, "a snapshot has the isolation of the sandbox that it was taken of; leave out the isolation, or name a template")
+	case o.tpl.Snapshot != "":
+		return soulbox.Errorf(soulbox.Invalid, "sandboxes of template '%s' begin with its start command running, and one of isolation %s cannot; leave out the isolation, or name a template without a start command", o.tpl.Name, class)
 	case cycle.Pause && !cycle.FilesOnly:
 		return soulbox.Errorf(soulbox.Invalid, "a sandbox of isolation %s cannot be paused with its memory when its time is up; let the pause keep files only", class)
 	}

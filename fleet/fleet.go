@@ -21,6 +21,7 @@
 // ready when the server died, the snapshot of a pause that is over, a fork's,
 // and what belongs to a sandbox that has ended. A removal that was cut off
 // between the files and the record is finished before anybody can ask.
+// Snapshots of templates are no affair of the fleet's.
 //
 // # Going to and fro
 //
@@ -112,6 +113,10 @@ type records interface {
 	SnapshotsOf(ctx context.Context, sandbox soulbox.SandboxID) ([]*soulbox.Snapshot, error)
 	AllSnapshots(ctx context.Context) ([]*soulbox.Snapshot, error)
 	DeleteSnapshot(ctx context.Context, id soulbox.SnapshotID) error
+
+	// TemplateSnapshots returns those that belong to builds of templates, also
+	// to builds that are not over. Their files are not the fleet's.
+	TemplateSnapshots(ctx context.Context) ([]soulbox.SnapshotID, error)
 }
 
 // node is the part of a machine that the fleet needs. All methods are safe

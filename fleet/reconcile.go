@@ -19,6 +19,7 @@ type findings struct {
 	exits     map[soulbox.SandboxID]soulbox.End
 	whole     map[soulbox.SnapshotID]soulbox.Bytes // on the node; 0: damaged, which is no reason to remove it
 	snaps     []*soulbox.Snapshot                  // on record, oldest first
+	foreign   []soulbox.SnapshotID                 // of templates
 }
 
 // usable reports whether a snapshot has both files and a record.
@@ -39,6 +40,9 @@ func (f *Fleet) reconcile(ctx context.Context) (adopted []*entry, err error) {
 		return nil, err
 	}
 	if found.snaps, err = f.opts.Store.AllSnapshots(ctx); err != nil {
+		return nil, err
+	}
+	if found.foreign, err = f.opts.Store.TemplateSnapshots(ctx); err != nil {
 		return nil, err
 	}
 	found.exits = f.knownExits(ctx, rows, found.sandboxes)
@@ -173,7 +177,10 @@ func (f *Fleet) goBackBehind(ctx context.Context, e *entry, b back) {
 // tidySnapshots finishes the records of those that a sandbox needs, and removes
 // what nobody does.
 func (f *Fleet) tidySnapshots(ctx context.Context, found *findings) error {
-	known := make(map[soulbox.SnapshotID]bool, len(found.snaps))
+	known := make(map[soulbox.SnapshotID]bool, len(found.snaps)+len(found.foreign))
+	for _, id := range found.foreign {
+		known[id] = true
+	}
 	for _, snap := range found.snaps {
 		known[snap.ID] = true
 		size, whole := found.whole[snap.ID]
