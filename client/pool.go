@@ -14,6 +14,7 @@ func (s *Sandboxes) Pools(ctx context.Context) (*soulbox.Pools, error) {
 		Pools []struct {
 			Template soulbox.TemplateID `json:"template"`
 			Name     string             `json:"name"`
+			EachMiB  int64              `json:"each_mib"`
 			Ready    int                `json:"ready"`
 			Wanted   int                `json:"wanted"`
 			Hits     int64              `json:"hits"`
@@ -27,7 +28,9 @@ func (s *Sandboxes) Pools(ctx context.Context) (*soulbox.Pools, error) {
 	}
 	all := &soulbox.Pools{Budget: soulbox.Bytes(out.BudgetMiB) * soulbox.MiB, Each: soulbox.Bytes(out.EachMiB) * soulbox.MiB}
 	for _, w := range out.Pools {
-		all.Pools = append(all.Pools, soulbox.Pool{Template: w.Template, Name: w.Name, Ready: w.Ready, Want: w.Wanted, Hits: w.Hits, Misses: w.Misses})
+		all.Pools = append(all.Pools, soulbox.Pool{
+			Template: w.Template, Name: w.Name, Each: soulbox.Bytes(w.EachMiB) * soulbox.MiB, Ready: w.Ready, Want: w.Wanted, Hits: w.Hits, Misses: w.Misses,
+		})
 	}
 	return all, nil
 }

@@ -189,8 +189,8 @@ func template() *soulbox.Template {
 
 func (w *world) Pools() soulbox.Pools {
 	return soulbox.Pools{Budget: 512 * soulbox.MiB, Each: 12 * soulbox.MiB, Pools: []soulbox.Pool{
-		{Template: "tpl1", Name: "base", Public: true, Ready: 3, Want: 4, Hits: 20, Misses: 2},
-		{Template: "tpl2", Name: "mine", Team: "ours", Want: 1, Misses: 1},
+		{Template: "tpl1", Name: "base", Public: true, Each: 12 * soulbox.MiB, Ready: 3, Want: 4, Hits: 20, Misses: 2},
+		{Template: "tpl2", Name: "mine", Team: "ours", Each: 90 * soulbox.MiB, Want: 1, Misses: 1},
 		{Template: "tpl3", Name: "must not show", Team: "theirs", Ready: 1, Want: 1, Hits: 7},
 	}}
 }

@@ -19,7 +19,7 @@ func (n *room) listPools(w http.ResponseWriter, _ *http.Request, who soulbox.Act
 	for _, p := range all.Pools {
 		if p.Team == "" || p.Public || p.Team == who.Team {
 			out.Pools = append(out.Pools, poolAnswer{
-				Template: string(p.Template), Name: p.Name, Ready: p.Ready, Wanted: p.Want, Hits: p.Hits, Misses: p.Misses,
+				Template: string(p.Template), Name: p.Name, EachMiB: int64(p.Each / soulbox.MiB), Ready: p.Ready, Wanted: p.Want, Hits: p.Hits, Misses: p.Misses,
 			})
 		}
 	}
@@ -35,6 +35,7 @@ type poolList struct {
 type poolAnswer struct {
 	Template string `json:"template"`
 	Name     string `json:"name"`
+	EachMiB  int64  `json:"each_mib"`
 	Ready    int    `json:"ready"`
 	Wanted   int    `json:"wanted"`
 	Hits     int64  `json:"hits"`

@@ -43,7 +43,7 @@ func (s *Server) listTemplates(w http.ResponseWriter, _ *http.Request) {
 // listPools tells of one pool, whose sandboxes nobody gets.
 func (s *Server) listPools(w http.ResponseWriter, _ *http.Request) {
 	answer(w, http.StatusOK, map[string]any{
-		"pools":      []any{map[string]any{"template": "tbase", "name": "base", "ready": 4, "wanted": 4, "hits": 20, "misses": 2}},
+		"pools":      []any{map[string]any{"template": "tbase", "name": "base", "each_mib": 12, "ready": 4, "wanted": 4, "hits": 20, "misses": 2}},
 		"budget_mib": 512, "each_mib": 12,
 	})
 }

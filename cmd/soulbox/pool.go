@@ -34,9 +34,9 @@ func poolLsCommand(c *cli) *cobra.Command {
 			return c.json(newPoolsJSON(all))
 		}
 		var rows [][]string
-		waiting := 0
+		var used soulbox.Bytes
 		for _, p := range all.Pools {
-			waiting += p.Ready
+			used += p.Each * soulbox.Bytes(p.Ready)
 			rows = append(rows, []string{
 				p.Name, string(p.Template), strconv.Itoa(p.Ready), strconv.Itoa(p.Want), strconv.FormatInt(p.Hits, 10), strconv.FormatInt(p.Misses, 10),
 			})
@@ -47,7 +47,7 @@ func poolLsCommand(c *cli) *cobra.Command {
 		if all.Budget == 0 {
 			return c.print("The server makes nothing ahead (warm_mb).")
 		}
-		return c.print("%s of %s MB in use, %s MB each", megabytes(all.Each*soulbox.Bytes(waiting)), megabytes(all.Budget), megabytes(all.Each))
+		return c.print("%s of %s MB in use", megabytes(used), megabytes(all.Budget))
 	})
 	return cmd
 }
@@ -65,16 +65,18 @@ type poolsJSON struct {
 type poolJSON struct {
 	Template string `json:"template"`
 	ID       string `json:"template_id"`
-	Ready    int    `json:"ready"`
-	Wanted   int    `json:"wanted"`
-	Taken    int64  `json:"taken"`
-	Missed   int64  `json:"missed"`
+
+	Each   soulbox.Bytes `json:"each_bytes"`
+	Ready  int           `json:"ready"`
+	Wanted int           `json:"wanted"`
+	Taken  int64         `json:"taken"`
+	Missed int64         `json:"missed"`
 }
 
 func newPoolsJSON(all *soulbox.Pools) poolsJSON {
 	out := poolsJSON{Budget: all.Budget, Each: all.Each, Pools: []poolJSON{}}
 	for _, p := range all.Pools {
-		out.Pools = append(out.Pools, poolJSON{Template: p.Name, ID: string(p.Template), Ready: p.Ready, Wanted: p.Want, Taken: p.Hits, Missed: p.Misses})
+		out.Pools = append(out.Pools, poolJSON{Template: p.Name, ID: string(p.Template), Each: p.Each, Ready: p.Ready, Wanted: p.Want, Taken: p.Hits, Missed: p.Misses})
 	}
 	return out
 }
