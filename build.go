@@ -60,6 +60,7 @@ type Build struct {
 	StartedAt time.Time     // when somebody began to work on it; zero before
 	EndedAt   time.Time     // zero until it is over
 	Failure   *BuildFailure // set when it failed
+	Position  int           // how many come before it in the queue, and one; 0: it does not wait there. Not stored
 
 	Recipe  Recipe
 	Tags    []string // that lead to it once it is ready; none: "default" alone
@@ -105,6 +106,9 @@ type BuildFailure struct {
 	Step    int  // of the recipe, from 1; 0: what it is built on; see also Finish
 	Finish  bool // it failed after its last step: packing, starting, writing down
 }
+
+// Error returns the message, so that a failure can be the cause of an error.
+func (f *BuildFailure) Error() string { return f.Message }
 
 // BuildFacts is what was found out about a finished build, none of it typed by
 // anybody.

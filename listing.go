@@ -17,6 +17,7 @@ type Listing struct {
 	Ratings int     // how many did
 	Mine    int     // what the reader's team gave; 0: nothing
 
+	Downloads   int64      // how many sandboxes other teams made of it
 	ForkOf      TemplateID // the template that it began as a copy of; may be gone, or empty
 	PublishedAt time.Time  // zero: it is not public
 }
@@ -47,7 +48,7 @@ type ListingSort string
 const (
 	ByRelevance ListingSort = "relevance" // how well the words of the query fit
 	ByStars     ListingSort = "stars"
-	ByStarts    ListingSort = "starts" // how many sandboxes were made of it
+	ByStarts    ListingSort = "starts" // how many sandboxes other teams made of it
 	ByUpdate    ListingSort = "updated"
 	ByName      ListingSort = "name"
 )
@@ -57,4 +58,12 @@ type ListingPage struct {
 	Listings []*Listing // without their readmes
 	Next     string     // the cursor of the next page; empty on the last
 	Total    int        // how many the filter selects on all pages
+}
+
+// A Report is what a team says is wrong with somebody's template.
+type Report struct {
+	Template TemplateID
+	Team     TeamID // who says so
+	Reason   string
+	At       time.Time
 }

@@ -99,3 +99,31 @@ func (r TemplateRef) String() string {
 	}
 	return s
 }
+
+// ParseTag reads a tag that somebody wants to give to a build. Letters are
+// lowered. What could name a build is none: whoever writes it in a reference
+// means that build.
+func ParseTag(s string) (string, error) {
+	tag := strings.ToLower(s)
+	switch {
+	case !templateTag.MatchString(tag):
+		return "", Errorf(Invalid, "tag %.200q: a tag has 1 to 128 of a-z, 0-9, -, _ and .", s)
+	case BuildID(tag).Valid():
+		return "", Errorf(Invalid, "tag %q could be the id of a build; choose another one", s)
+	}
+	return tag, nil
+}
+
+// NoBuild is the error for whoever asks for a build that a template does not
+// have, or that is not ready.
+func (r TemplateRef) NoBuild() error {
+	named := TemplateRef{Namespace: r.Namespace, Name: r.Name}
+	switch {
+	case r.Tag != "" && r.Tag != DefaultTag:
+		return Errorf(NotFound, "tag '%s' does not exist for template '%s'", r.Tag, named)
+	case r.Versions != VersionRange{}:
+		return Errorf(NotFound, "template '%s' has no version %s", named, r.Versions)
+	default:
+		return Errorf(NotFound, "template '%s' has no build that is ready; build it, or name a tag that one has", named)
+	}
+}

@@ -74,3 +74,44 @@ func FuzzParseTemplateRef(f *testing.F) {
 		}
 	})
 }
+
+func TestParseTag(t *testing.T) {
+	for _, test := range []struct{ in, want, says string }{
+		{"v1", "v1", ""},
+		{"V1.2-rc_3", "v1.2-rc_3", ""},
+		{strings.Repeat("a", 128), strings.Repeat("a", 128), ""},
+		{"", "", "1 to 128 of"},
+		{strings.Repeat("a", 129), "", "1 to 128 of"},
+		{"a b", "", "1 to 128 of"},
+		{"a:b", "", "1 to 128 of"},
+		{"^1", "", "1 to 128 of"},
+		{"F81D4FAE-7dec-11d0-a765-00a0c91e6bf6", "", "could be the id of a build"},
+	} {
+		got, err := soulbox.ParseTag(test.in)
+		if test.says == "" && (err != nil || got != test.want) {
+			t.Errorf("ParseTag(%q) = %q, %v; want %q", test.in, got, err, test.want)
+		}
+		if test.says != "" && (soulbox.KindOf(err) != soulbox.Invalid || !strings.Contains(soulbox.MessageOf(err), test.says)) {
+			t.Errorf("ParseTag(%q) = %q, %v; want Invalid with %q", test.in, got, err, test.says)
+		}
+	}
+}
+
+func TestNoBuild(t *testing.T) {
+	for in, want := range map[string]string{
+		"a":          "template 'a' has no build that is ready; build it, or name a tag that one has",
+		"n/a":        "template 'n/a' has no build that is ready; build it, or name a tag that one has",
+		"a:default":  "template 'a' has no build that is ready; build it, or name a tag that one has",
+		"n/a:v2":     "tag 'v2' does not exist for template 'n/a'",
+		"a@^1.4":     "template 'a' has no version ^1.4",
+		"n/a@1.4.12": "template 'n/a' has no version 1.4.12",
+	} {
+		ref, err := soulbox.ParseTemplateRef(in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := ref.NoBuild(); soulbox.KindOf(err) != soulbox.NotFound || err.Error() != want {
+			t.Errorf("NoBuild of %s: %v, want NotFound: %s", in, err, want)
+		}
+	}
+}

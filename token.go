@@ -17,3 +17,11 @@ func (s TokenSeed) AgentToken(id SandboxID) string {
 	mac.Write([]byte("soulbox agent token v1\x00" + id))
 	return hex.EncodeToString(mac.Sum(nil))
 }
+
+// BuildKey returns the key under which the secrets of builds are kept until
+// they are over.
+func (s TokenSeed) BuildKey() [32]byte {
+	mac := hmac.New(sha256.New, s[:])
+	mac.Write([]byte("soulbox build secrets v1\x00"))
+	return [32]byte(mac.Sum(nil))
+}

@@ -1,6 +1,7 @@
 package soulbox_test
 
 import (
+	"encoding/hex"
 	"testing"
 
 	"github.com/soulbox/soulbox"
@@ -28,3 +29,22 @@ func TestAgentToken(t *testing.T) {
 		t.Error("two seeds give one token")
 	}
 }
+
+func TestBuildKey(t *testing.T) {
+	var seed soulbox.TokenSeed
+	for i := range seed {
+		seed[i] = byte(i)
+	}
+	// printf 'soulbox build secrets v1\0' | openssl dgst -sha256 -mac HMAC …
+	// Builds that wait keep their secrets over an upgrade, so it must not change.
+	const want = "fcb474d9e145003fdb6a2ea8fe7ef88b9ddacbffb8efbe0a2801fa790d1368b0"
+	if got := hex.EncodeToString(sliceOf(seed.BuildKey())); got != want {
+		t.Errorf("BuildKey = %s, want %s", got, want)
+	}
+	seed[31]++
+	if hex.EncodeToString(sliceOf(seed.BuildKey())) == want {
+		t.Error("two seeds give one key")
+	}
+}
+
+func sliceOf(b [32]byte) []byte { return b[:] }
