@@ -89,6 +89,19 @@ func (b *Build) Move(to BuildState) error {
 	return nil
 }
 
+// Rivals reports whether b and c are builds of one template and share a tag, so
+// that only the newer one is of use.
+func (b *Build) Rivals(c *Build) bool {
+	return b.Template == c.Template && slices.ContainsFunc(b.tags(), func(tag string) bool { return slices.Contains(c.tags(), tag) })
+}
+
+func (b *Build) tags() []string {
+	if len(b.Tags) == 0 {
+		return []string{DefaultTag}
+	}
+	return b.Tags
+}
+
 // Clone returns a copy of which the fields that change are its own.
 func (b *Build) Clone() *Build {
 	c := *b

@@ -35,7 +35,7 @@ var doors = []struct {
 	// Doing.
 	{"image", []string{".", "internal/"}},
 	{"node/", []string{".", "internal/", "node/", "image"}},
-	{"template", []string{".", "internal/", "image"}},
+	{"template/", []string{".", "internal/", "image", "template/"}},
 	{"templates", []string{".", "internal/"}},
 
 	// Remembering.

@@ -72,12 +72,8 @@ func TestCreateInsecureHasNoToken(t *testing.T) {
 func TestCreateRefused(t *testing.T) {
 	h := open(t)
 	h.template("tforeign", "them", "private", false)
-	if err := h.store.PutTemplate(t.Context(), &soulbox.Template{ID: "tbig", Name: "big", Size: soulbox.Size{CPUs: 1, Memory: 2 * soulbox.GiB}}); err != nil {
-		t.Fatal(err)
-	}
-	if err := h.store.PutTemplate(t.Context(), &soulbox.Template{ID: "twide", Name: "wide", Size: soulbox.Size{CPUs: 3, Memory: soulbox.MiB}}); err != nil {
-		t.Fatal(err)
-	}
+	h.build(&soulbox.Template{ID: "tbig", Name: "big", Size: soulbox.Size{CPUs: 1, Memory: 2 * soulbox.GiB}, Image: "00"})
+	h.build(&soulbox.Template{ID: "twide", Name: "wide", Size: soulbox.Size{CPUs: 3, Memory: soulbox.MiB}, Image: "00"})
 	for _, test := range []struct {
 		name   string
 		change func(*soulbox.CreateRequest)

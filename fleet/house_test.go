@@ -112,13 +112,26 @@ func (h *house) restart() {
 
 func (h *house) template(id, team, name string, public bool) {
 	h.t.Helper()
-	err := h.store.PutTemplate(context.Background(), &soulbox.Template{
+	h.build(&soulbox.Template{
 		ID: soulbox.TemplateID(id), Team: soulbox.TeamID(team), Name: name, Public: public, Image: "00",
 		Size: soulbox.Size{CPUs: 2, Memory: 512 * soulbox.MiB, Disk: soulbox.GiB, PIDs: 100},
 	})
-	if err != nil {
+}
+
+// build makes tpl what a build of it is, unless an earlier process has.
+func (h *house) build(tpl *soulbox.Template, tags ...string) *soulbox.Build {
+	h.t.Helper()
+	if have, err := h.store.TemplateByName(context.Background(), tpl.Team, tpl.Name); err == nil && len(tags) == 0 {
+		return &soulbox.Build{ID: have.Build}
+	}
+	b := &soulbox.Build{
+		ID: soulbox.NewBuildID(), Team: tpl.Team, Tags: tags, Image: tpl.Image, Snapshot: tpl.Snapshot, Baked: tpl.Baked,
+		Size: tpl.Size, Env: tpl.Env, User: tpl.User, Workdir: tpl.Workdir,
+	}
+	if _, err := h.store.AddBuild(context.Background(), tpl, b, "", func(*soulbox.Build) soulbox.Bump { return soulbox.Minor }); err != nil {
 		h.t.Fatal(err)
 	}
+	return b
 }
 
 func request() soulbox.CreateRequest {

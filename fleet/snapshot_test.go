@@ -17,12 +17,10 @@ import (
 
 func TestSnapshotAndCreate(t *testing.T) {
 	h := open(t)
-	if err := h.store.PutTemplate(t.Context(), &soulbox.Template{
+	h.build(&soulbox.Template{
 		ID: "tenv", Team: "us", Name: "env", Image: "ff", User: "me", Workdir: "/w", Env: map[string]string{"A": "tpl", "T": "1"},
 		Size: soulbox.Size{CPUs: 1, Memory: soulbox.MiB},
-	}); err != nil {
-		t.Fatal(err)
-	}
+	})
 	req := request()
 	req.Template.Name, req.Env, req.Secure = "env", map[string]string{"A": "req"}, true
 	sb, err := h.Create(t.Context(), req)

@@ -83,10 +83,11 @@ func (r *rooms) old(t *testing.T, tpl *soulbox.Template) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tpl.Image = img.ID
-	if err := r.store.PutTemplate(t.Context(), tpl); err != nil {
-		t.Fatal(err)
+	was, now := &soulbox.Build{Image: tpl.Image}, &soulbox.Build{Image: img.ID, User: tpl.User}
+	if n, err := r.store.RenewBuilds(t.Context(), was, now); err != nil || n != 1 {
+		t.Fatalf("%d builds have the older agent, %v; want 1", n, err)
 	}
+	tpl.Image = img.ID
 }
 
 // A start after an upgrade puts this binary's agent into every template.

@@ -103,11 +103,16 @@ type conditions struct {
 
 // and adds a condition in which every ? stands for the next of args.
 func (c *conditions) and(part string, args ...any) {
+	c.parts = append(c.parts, c.number(part, args...))
+}
+
+// number is for what is part of the query and not of the conditions.
+func (c *conditions) number(part string, args ...any) string {
 	for _, a := range args {
 		c.args = append(c.args, a)
 		part = strings.Replace(part, "?", "$"+strconv.Itoa(len(c.args)), 1)
 	}
-	c.parts = append(c.parts, part)
+	return part
 }
 
 func (c *conditions) text() string { return strings.Join(c.parts, ` AND `) }

@@ -97,7 +97,8 @@ func orZero[T any](p *T) (v T) {
 // comes back from, its last snapshot and its end, provided that the state
 // stored until now is from. Otherwise it is a Conflict and nothing changes.
 // From may be the state that sb has, which stores the rest. A sandbox that
-// becomes running for the first time counts as a start of its template.
+// becomes running for the first time counts as a start of its template, and as
+// a download if that is another team's.
 func (s *Store) MoveSandbox(ctx context.Context, sb *soulbox.Sandbox, from soulbox.State) error {
 	op := fmt.Sprintf("move to %s sandbox", sb.State)
 	cycle, err := json.Marshal(lifecycle(sb.Lifecycle))
@@ -125,7 +126,9 @@ func (s *Store) MoveSandbox(ctx context.Context, sb *soulbox.Sandbox, from soulb
 		if from != soulbox.Starting || sb.State != soulbox.Running {
 			return nil
 		}
-		_, err = tx.ExecContext(ctx, `UPDATE templates SET starts = starts + 1 WHERE id = $1`, string(sb.Template))
+		_, err = tx.ExecContext(ctx, `
+			UPDATE templates SET starts = starts + 1, downloads = downloads + CASE WHEN team = $1 THEN 0 ELSE 1 END WHERE id = $2`,
+			string(sb.Team), string(sb.Template))
 		return err
 	})
 	return wrap(err, op, sb.ID)

@@ -4,8 +4,9 @@
 // The rules that make this possible: parameters are $1, $2 in order; times are
 // microseconds in BIGINT, with 0 for the zero time; maps are JSON in TEXT;
 // columns are listed by name; nothing is asked of a dialect that the other one
-// lacks. Drivers and dialects live in store/sqlite and store/postgres, and the
-// suite in store/storetest is what both pass.
+// lacks. The one exception is the search for words; see [Text]. Drivers and
+// dialects live in store/sqlite and store/postgres, and the suite in
+// store/storetest is what both pass.
 //
 // # Moves
 //
@@ -18,6 +19,13 @@
 // The record of a snapshot is there before its first byte is on disk, and says
 // that it is not ready. Lists and names do not show it until it is; whoever
 // cleans up after a crash sees all of them.
+//
+// # Builds
+//
+// A template's row repeats what its default build has, which is what most
+// sandboxes are made of; every change of that writes both in one transaction. A
+// build that is finished gets its version there, too, under the lock of the
+// template's row, so that versions grow and no two builds get the same.
 //
 // # Sessions
 //
@@ -50,8 +58,8 @@ import (
 //go:embed migration/*.sql
 var migrations embed.FS
 
-// A Store remembers teams, keys, templates, sandboxes, snapshots, sessions and
-// usage. All methods are safe for concurrent use.
+// A Store remembers teams, keys, templates and their builds, sandboxes,
+// snapshots, sessions and usage. All methods are safe for concurrent use.
 type Store struct {
 	b Backend
 	w *writer
@@ -69,6 +77,8 @@ type Backend struct {
 	Dialect goose.Dialect
 	Migrate []goose.ProviderOption // what the dialect's migrations need, such as a lock
 
+	Text Text // how it finds words
+
 	// Duplicate reports whether err says that a unique value exists already.
 	Duplicate func(err error) bool
 
@@ -83,8 +93,10 @@ type Backend struct {
 // store closes the backend, also when New fails.
 func New(ctx context.Context, b Backend) (*Store, error) {
 	s := &Store{b: b, w: &writer{db: b.Write, gather: b.Gather}}
-	if err := s.migrate(ctx); err != nil {
-		return nil, errors.Join(s.explain(err), s.Close())
+	for _, step := range []func(context.Context) error{s.migrate, s.openText, s.adoptTemplates} {
+		if err := step(ctx); err != nil {
+			return nil, errors.Join(s.explain(err), s.Close())
+		}
 	}
 	return s, nil
 }
@@ -169,8 +181,13 @@ func (s *Store) explain(err error) error {
 // row is what *sql.Row and *sql.Rows have in common.
 type row interface{ Scan(dest ...any) error }
 
+// querier is what databases and transactions have in common.
+type querier interface {
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
 // collect reads all rows of a query with scan.
-func collect[T any](ctx context.Context, db *sql.DB, scan func(row) (T, error), query string, args ...any) (all []T, err error) {
+func collect[T any](ctx context.Context, db querier, scan func(row) (T, error), query string, args ...any) (all []T, err error) {
 	rows, err := db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, err

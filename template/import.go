@@ -126,22 +126,31 @@ func (r *Registry) publish(ctx context.Context, req soulbox.ImportRequest, tree 
 		return nil, fmt.Errorf("pack template %s: %w", name, err)
 	}
 	now := time.Now()
-	t, err := r.Store.TemplateByName(ctx, team, name)
-	if soulbox.KindOf(err) == soulbox.NotFound {
-		t, err = &soulbox.Template{ID: newID(), Team: team, Name: name, Public: team == house, Size: r.Defaults, CreatedAt: now}, nil
+	t := &soulbox.Template{ID: newID(), Team: team, Name: name, Public: team == house, CreatedAt: now, UpdatedAt: now}
+	b := &soulbox.Build{
+		ID: soulbox.NewBuildID(), Team: team, CreatedAt: started, QueuedAt: started, StartedAt: started, EndedAt: now,
+		Image: packed, Size: r.Defaults, Env: env, User: user, Workdir: workdir, Facts: factsOf(img),
 	}
-	if err != nil {
-		return nil, err
+	if have, err := r.Store.TemplateByName(ctx, team, name); err == nil && have.Build != "" {
+		b.Size, b.Isolation = have.Size, have.Isolation
 	}
-	t.Image, t.User, t.Workdir, t.Env, t.Source, t.UpdatedAt = packed, user, workdir, env, img.Reference, now
 	if req.Isolation != nil {
-		t.Isolation = *req.Isolation
+		b.Isolation = *req.Isolation
 	}
-	if err := r.Store.PutTemplate(ctx, t); err != nil {
+	if t, err = r.Store.AddBuild(ctx, t, b, "", bump(b)); err != nil {
 		return nil, err
 	}
-	r.Log.InfoContext(ctx, "template published", "template", t.ID, "name", name, "image", packed)
+	r.Log.InfoContext(ctx, "template published", "template", t.ID, "name", name, "build", b.ID, "version", b.Version.String(), "image", packed)
 	return t, nil
+}
+
+// factsOf returns what an image's author said about it.
+func factsOf(img image.Image) soulbox.BuildFacts {
+	f := soulbox.BuildFacts{Base: img.Reference, Ports: img.Ports, Entrypoint: img.Entrypoint, Command: img.Cmd}
+	if img.Digest != "" && !strings.Contains(f.Base, "@") {
+		f.Base += "@" + img.Digest
+	}
+	return f
 }
 
 // newID returns an id of the shape of E2B's: twenty of [a-z0-9].

@@ -136,6 +136,10 @@ func TestImport(t *testing.T) {
 	}, root)
 	env := map[string]string{"PATH": "/opt/bin:/bin", "LANG": "C.UTF-8", "EMPTY": ""}
 	reference := serve(t, img)
+	digest, err := img.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct {
 		name     string
 		source   soulbox.ImageSource
@@ -147,8 +151,8 @@ func TestImport(t *testing.T) {
 		{"tar", soulbox.ImageSource{Tar: bytes.NewReader(root)}, "archive", nil, "", "^receiving the archive\nreceived 0 MiB\n.*packing the root file system\n$"},
 		{"compressed tar", soulbox.ImageSource{Tar: bytes.NewReader(zip(t, root))}, "archive", nil, "", "^receiving the archive\n"},
 		{"tar of a folder", soulbox.ImageSource{Tar: bytes.NewReader(archive(t, append([][2]string{{"./", ""}}, files...)...))}, "archive", nil, "", ""},
-		{"OCI archive", soulbox.ImageSource{Tar: bytes.NewReader(layoutOf(t, img))}, "archive", env, "/srv/app", "layer 1 of"},
-		{"registry", soulbox.ImageSource{Ref: reference}, reference, env, "/srv/app", "layer 1 of"},
+		{"OCI archive", soulbox.ImageSource{Tar: bytes.NewReader(layoutOf(t, img))}, "archive@" + digest.String(), env, "/srv/app", "layer 1 of"},
+		{"registry", soulbox.ImageSource{Ref: reference}, reference + "@" + digest.String(), env, "/srv/app", "layer 1 of"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -162,13 +166,13 @@ func TestImport(t *testing.T) {
 				t.Errorf("template has id %q, was made %v, changed %v", got.ID, got.CreatedAt, got.UpdatedAt)
 			}
 			want := &soulbox.Template{
-				Team: ours, Name: "myapp", Size: w.Defaults, User: "user", Source: tt.from, Env: tt.env, Workdir: tt.workdir,
+				Team: ours, Name: "myapp", Version: soulbox.Version{Major: 1}, Size: w.Defaults, User: "user", Source: tt.from, Env: tt.env, Workdir: tt.workdir,
 			}
-			diff := cmp.Diff(want, got, cmpopts.IgnoreFields(soulbox.Template{}, "ID", "Image", "CreatedAt", "UpdatedAt"), cmpopts.EquateEmpty())
+			diff := cmp.Diff(want, got, cmpopts.IgnoreFields(soulbox.Template{}, "ID", "Build", "Image", "CreatedAt", "UpdatedAt"), cmpopts.EquateEmpty())
 			if diff != "" {
 				t.Errorf("template (-want +got):\n%s", diff)
 			}
-			if diff := cmp.Diff(w.row(t, got.ID), got, cmpopts.EquateApproxTime(time.Millisecond), cmpopts.EquateEmpty()); diff != "" {
+			if diff := cmp.Diff(w.row(t, got.ID), got); diff != "" {
 				t.Errorf("the store has another template (-stored +got):\n%s", diff)
 			}
 			if s := lines.String(); !regexp.MustCompile(`(?s)`+tt.progress).MatchString(s) || !strings.HasSuffix(s, "packing the root file system\n") {
@@ -207,8 +211,8 @@ func TestImportRepeats(t *testing.T) {
 	w.have(t, got[0])
 }
 
-// A name that is used keeps its id, its size and its birth; its old image goes
-// with the import after that, unless a sandbox uses it.
+// A name that is used keeps its id, its size and its birth, and gets another
+// version. The images of those before stay, so that it can go back to them.
 func TestImportReplaces(t *testing.T) {
 	w := open(t)
 	put := func(text string) *soulbox.Template {
@@ -219,32 +223,38 @@ func TestImportReplaces(t *testing.T) {
 		}
 		return tpl
 	}
+	w.Defaults.CPUs = 7
 	first := put("1")
-	sized := w.row(t, first.ID)
-	sized.Size.CPUs = 7
-	if err := w.store.PutTemplate(t.Context(), sized); err != nil {
-		t.Fatal(err)
-	}
-	held, err := w.images.Hold(first.Image) // a sandbox's
-	if err != nil {
-		t.Fatal(err)
-	}
+	w.Defaults.CPUs = 2
 	second := put("2")
-	if second.ID != first.ID || second.Image == first.Image || second.Size.CPUs != 7 ||
-		second.CreatedAt.UnixMicro() != first.CreatedAt.UnixMicro() || !second.UpdatedAt.After(first.UpdatedAt) {
+	if second.ID != first.ID || second.Build == first.Build || second.Image == first.Image || second.Size.CPUs != 7 ||
+		!second.CreatedAt.Equal(first.CreatedAt) || !second.UpdatedAt.After(first.UpdatedAt) {
 		t.Errorf("replaced %+v by %+v", first, second)
 	}
-	w.have(t, first.Image, second.Image)
+	if a, b := first.Version.String(), second.Version.String(); a != "1.0.0" || b != "1.0.1" {
+		t.Errorf("versions are %s and %s", a, b)
+	}
 	third := put("3")
-	w.have(t, first.Image, second.Image, third.Image) // the second was the row's until just now
-	fourth := put("4")
-	w.have(t, first.Image, third.Image, fourth.Image)
-	held.Close()
-	fifth := put("5")
-	w.have(t, fourth.Image, fifth.Image)
+	w.have(t, first.Image, second.Image, third.Image)
+	old, err := w.store.Build(t.Context(), first.Build)
+	if err != nil || old.Image != first.Image || old.State != soulbox.BuildReady {
+		t.Errorf("the first build is %+v, %v", old, err)
+	}
 	if all, err := w.Templates(t.Context(), ours); len(all) != 1 || err != nil {
 		t.Errorf("Templates: %v, %v; want one", all, err)
 	}
+
+	held, err := w.images.Hold(second.Image) // a sandbox's
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Remove(t.Context(), ours, first.ID); err != nil {
+		t.Fatal(err)
+	}
+	other := w.ensure(t, "other", "4")
+	w.have(t, second.Image, other.Image)
+	held.Close()
+	w.have(t, other.Image, w.ensure(t, "another", "5").Image)
 }
 
 func TestImportRefuses(t *testing.T) {
@@ -425,7 +435,7 @@ func TestEnsureFromImage(t *testing.T) {
 	if err != nil {
 		t.Fatalf("Ensure: %v", err)
 	}
-	if got.Env["PATH"] != "/usr/local/go/bin:/bin" || got.Workdir != "/go" || got.Source != reference || got.Team != house {
+	if got.Env["PATH"] != "/usr/local/go/bin:/bin" || got.Workdir != "/go" || !strings.HasPrefix(got.Source, reference+"@sha256:") || got.Team != house {
 		t.Errorf("template is %+v", got)
 	}
 }

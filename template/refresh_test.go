@@ -190,9 +190,8 @@ func TestRefreshOvertaken(t *testing.T) {
 		if err := w.store.DeleteTemplate(t.Context(), gone.ID); err != nil {
 			return err
 		}
-		row := w.row(t, changed.ID)
-		row.Image = other.Image
-		return w.store.PutTemplate(t.Context(), row)
+		_, err := w.store.RenewBuilds(t.Context(), &soulbox.Build{Image: changed.Image}, &soulbox.Build{Image: other.Image, User: "user"})
+		return err
 	}
 	if err := w.Refresh(t.Context(), nil); err != nil {
 		t.Fatalf("Refresh: %v", err)
@@ -200,8 +199,12 @@ func TestRefreshOvertaken(t *testing.T) {
 	if _, err := w.store.Template(t.Context(), gone.ID); soulbox.KindOf(err) != soulbox.NotFound {
 		t.Errorf("the removed template: %v, want NotFound", err)
 	}
-	if got := w.row(t, changed.ID); got.Image != other.Image {
-		t.Errorf("the changed template has image %s, want %s", got.Image, other.Image)
+	got, want := w.row(t, changed.ID), w.row(t, other.ID)
+	if got.Image != want.Image || got.Image == other.Image {
+		t.Errorf("the changed template has image %s, want %s, which is that of the other one made again", got.Image, want.Image)
+	}
+	if n := strings.Count(w.log.String(), "template refreshed"); n != 1 {
+		t.Errorf("logged %d times that one was refreshed, want once", n)
 	}
 }
 

@@ -52,7 +52,10 @@ const defaultMaxArchive = 20 * soulbox.GiB
 
 // register is the part of the store that templates need.
 type register interface {
-	PutTemplate(ctx context.Context, t *soulbox.Template) error
+	AddBuild(ctx context.Context, t *soulbox.Template, b *soulbox.Build, of soulbox.TemplateID, bump func(before *soulbox.Build) soulbox.Bump) (*soulbox.Template, error)
+	ReadyBuilds(ctx context.Context) ([]*soulbox.Build, error)
+	RenewBuilds(ctx context.Context, was, now *soulbox.Build) (int64, error)
+	Images(ctx context.Context) ([]string, error)
 	Template(ctx context.Context, id soulbox.TemplateID) (*soulbox.Template, error)
 	SetTemplateIsolation(ctx context.Context, id soulbox.TemplateID, class soulbox.Isolation, at time.Time) error
 	TemplateByName(ctx context.Context, team soulbox.TeamID, name string) (*soulbox.Template, error)
@@ -208,20 +211,16 @@ func (r *Registry) take(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// sweep removes the images that no template has and no sandbox uses. The caller
+// sweep removes the images that no build has and no sandbox uses. The caller
 // has the turn.
 //
 // It comes before the rows of an import change, not after: whoever makes a
 // sandbox reads the row first and opens the image then, and the image that the
 // row named a moment ago should still be there.
 func (r *Registry) sweep(ctx context.Context) error {
-	all, err := r.Store.AllTemplates(ctx)
+	images, err := r.Store.Images(ctx)
 	if err != nil {
 		return err
-	}
-	images := make([]string, len(all))
-	for i, t := range all {
-		images[i] = t.Image
 	}
 	return r.Packer.Retain(ctx, images)
 }

@@ -14,10 +14,9 @@ import (
 func (w *world) put(t *testing.T, id soulbox.TemplateID, team soulbox.TeamID, name string, public bool) {
 	t.Helper()
 	now := time.Now()
-	err := w.store.PutTemplate(t.Context(), &soulbox.Template{
-		ID: id, Team: team, Name: name, Public: public, Image: "none", Size: w.Defaults, User: "user", CreatedAt: now, UpdatedAt: now,
-	})
-	if err != nil {
+	tpl := &soulbox.Template{ID: id, Team: team, Name: name, Public: public, CreatedAt: now, UpdatedAt: now}
+	b := &soulbox.Build{ID: soulbox.NewBuildID(), Team: team, CreatedAt: now, EndedAt: now, Image: "none", Size: w.Defaults, User: "user"}
+	if _, err := w.store.AddBuild(t.Context(), tpl, b, "", func(*soulbox.Build) soulbox.Bump { return "" }); err != nil {
 		t.Fatal(err)
 	}
 }

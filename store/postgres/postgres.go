@@ -40,6 +40,7 @@ func Open(ctx context.Context, url string) (*store.Store, error) {
 		Write: db, Read: db,
 		Dialect:   goose.DialectPostgres,
 		Migrate:   []goose.ProviderOption{goose.WithSessionLocker(locker)},
+		Text:      text,
 		Duplicate: duplicate,
 		Full:      full,
 	})

@@ -63,6 +63,7 @@ func Open(ctx context.Context, path string) (*store.Store, error) {
 	s, err := store.New(ctx, store.Backend{
 		Write: write, Read: read, Gather: true,
 		Dialect:   goose.DialectSQLite3,
+		Text:      text,
 		Duplicate: duplicate,
 		Full:      full,
 		Release:   lock.Close,

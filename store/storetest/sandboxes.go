@@ -234,7 +234,7 @@ func testDeleteSandbox(t *testing.T, s *store.Store) {
 func testListFilters(t *testing.T, s *store.Store) {
 	ctx := t.Context()
 	one, two := makeTeam(t, s, "one"), makeTeam(t, s, "two")
-	must(t, s.PutTemplate(ctx, template("tpl7", "", "seven")))
+	must(t, s.InsertTemplate(ctx, template("tpl7", "", "seven")))
 	for n, state := range []soulbox.State{soulbox.Starting, soulbox.Running, soulbox.Running, soulbox.Ending, soulbox.Ended} {
 		sb := sandbox(one, n)
 		sb.State = state

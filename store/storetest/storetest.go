@@ -26,6 +26,24 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		"Keys":                testKeys,
 		"Templates":           testTemplates,
 		"TemplateStarts":      testTemplateStarts,
+		"TemplateDeletion":    testTemplateDeletion,
+		"BuildRoundTrip":      testBuildRoundTrip,
+		"BuildDrafts":         testBuildDrafts,
+		"BuildMoves":          testBuildMoves,
+		"BuildVersions":       testBuildVersions,
+		"BuildsFinishAtOnce":  testBuildsFinishAtOnce,
+		"BuildAdditions":      testBuildAdditions,
+		"BuildReferences":     testBuildReferences,
+		"BuildLists":          testBuildLists,
+		"BuildRenewal":        testBuildRenewal,
+		"BuildTags":           testBuildTags,
+		"BuildInvariants":     testBuildInvariants,
+		"Listings":            testListings,
+		"ListingSearch":       testListingSearch,
+		"ListingPages":        testListingPages,
+		"ListingVisibility":   testListingVisibility,
+		"Ratings":             testRatings,
+		"Reports":             testReports,
 		"SandboxRoundTrip":    testSandboxRoundTrip,
 		"SandboxMoves":        testSandboxMoves,
 		"SandboxMovesOnce":    testSandboxMovesOnce,
@@ -196,7 +214,7 @@ func testTemplates(t *testing.T, s *store.Store) {
 	own.Public, own.Env, own.Isolation = false, nil, soulbox.Runc
 	foreign := template("t3", "team2", "other")
 	for _, tpl := range []*soulbox.Template{house, own, foreign} {
-		must(t, s.PutTemplate(ctx, tpl))
+		must(t, s.InsertTemplate(ctx, tpl))
 	}
 	got, err := s.Template(ctx, "t1")
 	must(t, err)
@@ -219,21 +237,21 @@ func testTemplates(t *testing.T, s *store.Store) {
 	must(t, err)
 	wantSame(t, "AllTemplates", all, []*soulbox.Template{house, own, foreign})
 
-	wantKind(t, "PutTemplate with a taken name", s.PutTemplate(ctx, template("t4", "team1", "base")), soulbox.Conflict)
+	wantKind(t, "InsertTemplate with a taken name", s.InsertTemplate(ctx, template("t4", "team1", "base")), soulbox.Conflict)
+	wantKind(t, "InsertTemplate with a taken id", s.InsertTemplate(ctx, template("t2", "team1", "else")), soulbox.Conflict)
 
-	changed := template("t2", "thief", "renamed")
-	changed.Image, changed.Starts, changed.CreatedAt, changed.UpdatedAt = "cd", 99, at(7), at(8)
-	must(t, s.PutTemplate(ctx, changed))
-	changed.Team, changed.Starts, changed.CreatedAt = "team1", 0, at(0) // these never change
+	must(t, s.SetTemplatePublic(ctx, "t2", true, at(8)))
+	own.Public, own.UpdatedAt = true, at(8)
 	got, err = s.Template(ctx, "t2")
 	must(t, err)
-	wantSame(t, "Template after a change", got, changed)
+	wantSame(t, "Template that is public", got, own)
+	wantKind(t, "SetTemplatePublic of an unknown id", s.SetTemplatePublic(ctx, "t9", true, at(8)), soulbox.NotFound)
 
-	must(t, s.SetTemplateIsolation(ctx, "t2", soulbox.Runc, at(9)))
-	changed.Isolation, changed.UpdatedAt = soulbox.Runc, at(9)
+	must(t, s.SetTemplateIsolation(ctx, "t2", soulbox.GVisor, at(9)))
+	own.Isolation, own.UpdatedAt = soulbox.GVisor, at(9)
 	got, err = s.Template(ctx, "t2")
 	must(t, err)
-	wantSame(t, "Template of another isolation", got, changed)
+	wantSame(t, "Template of another isolation", got, own)
 
 	must(t, s.DeleteTemplate(ctx, "t2"))
 	wantKind(t, "SetTemplateIsolation of a deleted one", s.SetTemplateIsolation(ctx, "t2", soulbox.Runc, at(10)), soulbox.NotFound)
@@ -243,7 +261,8 @@ func testTemplates(t *testing.T, s *store.Store) {
 func testTemplateStarts(t *testing.T, s *store.Store) {
 	ctx := t.Context()
 	team := makeTeam(t, s, "one")
-	must(t, s.PutTemplate(ctx, template("tpl1", "", "base")))
+	must(t, s.InsertTemplate(ctx, template("tpl1", "", "base")))
+	must(t, s.InsertTemplate(ctx, template("tpl2", team.ID, "own")))
 	for i := range 3 {
 		sb := sandbox(team, i)
 		sb.State = soulbox.Starting
@@ -257,10 +276,18 @@ func testTemplateStarts(t *testing.T, s *store.Store) {
 		again.State = to
 		must(t, s.MoveSandbox(ctx, again, from))
 	}
-	tpl, err := s.Template(ctx, "tpl1")
-	must(t, err)
-	if tpl.Starts != 3 {
-		t.Errorf("Starts = %d after 3 starts and several resumes, want 3", tpl.Starts)
+	mine := sandbox(team, 9)
+	mine.Template, mine.State = "tpl2", soulbox.Starting
+	must(t, s.InsertSandbox(ctx, mine))
+	mine.State = soulbox.Running
+	must(t, s.MoveSandbox(ctx, mine, soulbox.Starting))
+
+	for id, want := range map[soulbox.TemplateID][2]int64{"tpl1": {3, 3}, "tpl2": {1, 0}} {
+		l, err := s.Listing(ctx, id, team.ID)
+		must(t, err)
+		if got := [2]int64{l.Template.Starts, l.Downloads}; got != want {
+			t.Errorf("starts and downloads of %s after 3 and 1 starts and several resumes: %d, want %d", id, got, want)
+		}
 	}
 }
 

@@ -48,9 +48,12 @@ func RunUpgrade(t *testing.T, dir string, dialect goose.Dialect, raw func() (*sq
 		must(t, s.InsertSnapshot(ctx, snapshot(team, running.ID, 1)))
 		wantSandboxes(t, s, running, ended)
 
-		tpl := wantTemplate(t, s, soulbox.GVisor)
-		must(t, s.SetTemplateIsolation(ctx, tpl.ID, soulbox.Runc, at(3)))
-		wantTemplate(t, s, soulbox.Runc)
+		wantOldTemplate(t, s)
+		must(t, s.SetTemplateIsolation(ctx, "tpl1", soulbox.Runc, at(3)))
+		ready(t, s, &soulbox.Template{ID: "tpl1", Team: team.ID, Name: "mine"}, 1, soulbox.Minor)
+		_, err := s.InsertDraft(ctx, plainTemplate("tpl2", team.ID, "unbuilt"), build(team.ID, 2))
+		must(t, err)
+		must(t, s.SetListing(ctx, "tpl1", soulbox.ListingChange{Readme: new("text")}, at(3)))
 	})
 
 	withSchema(t, dir, dialect, raw, func(p *goose.Provider, _ *sql.DB) error {
@@ -67,8 +70,49 @@ func RunUpgrade(t *testing.T, dir string, dialect goose.Dialect, raw func() (*sq
 		if len(left) != 0 {
 			t.Errorf("%d snapshots after going back, want none", len(left))
 		}
-		wantTemplate(t, s, soulbox.GVisor) // the old version knew no other
+		// The image that it has now is all that is left of its builds, and the
+		// old version knew but one isolation.
+		tpl, err := s.Template(t.Context(), "tpl1")
+		must(t, err)
+		if tpl.Version != (soulbox.Version{Major: 1}) || tpl.Isolation != soulbox.GVisor || tpl.Image != made(&soulbox.Build{}).Image {
+			t.Errorf("the template is %+v", tpl)
+		}
+		_, err = s.Template(t.Context(), "tpl2")
+		wantKind(t, "Template without an image, after going back", err, soulbox.NotFound)
+		page, err := s.Listings(t.Context(), soulbox.ListingFilter{Team: team.ID, Query: "mine"})
+		must(t, err)
+		if len(page.Listings) != 1 {
+			t.Errorf("%d templates are found, want 1", len(page.Listings))
+		}
+		wantConsistent(t, s)
 	})
+}
+
+// wantOldTemplate looks for the build that was made of a template from before
+// there were builds.
+func wantOldTemplate(t *testing.T, s *store.Store) {
+	t.Helper()
+	ctx := t.Context()
+	tpl, err := s.Template(ctx, "tpl1")
+	must(t, err)
+	wantSame(t, "Template", tpl, &soulbox.Template{
+		ID: "tpl1", Team: "t", Name: "mine", Build: tpl.Build, Version: soulbox.Version{Major: 1}, Image: "ab",
+		Size: soulbox.Size{CPUs: 1, Memory: 1, Disk: 1, PIDs: 1}, Source: "debian", CreatedAt: at(0), UpdatedAt: at(1),
+	})
+	wantBuild(t, s, &soulbox.Build{
+		ID: tpl.Build, Template: tpl.ID, Team: "t", State: soulbox.BuildReady,
+		CreatedAt: at(1), QueuedAt: at(1), StartedAt: at(1), EndedAt: at(1),
+		Tags: []string{"default"}, Version: soulbox.Version{Major: 1}, Image: "ab", Size: tpl.Size, Facts: soulbox.BuildFacts{Base: "debian"},
+	})
+	if !tpl.Build.Valid() {
+		t.Errorf("the build has id %q", tpl.Build)
+	}
+	page, err := s.Listings(ctx, soulbox.ListingFilter{Team: "t", Query: "mine"})
+	must(t, err)
+	if len(page.Listings) != 1 {
+		t.Errorf("%d templates are found, want 1", len(page.Listings))
+	}
+	wantConsistent(t, s)
 }
 
 // insertOld inserts a team, a template, a running and an ended sandbox as the
@@ -79,7 +123,7 @@ func insertOld(t *testing.T, db *sql.DB) error {
 		VALUES ('t', 'Old', 'old', 1, 1, 1, 1, 1)`)
 	_, tplErr := db.ExecContext(t.Context(), `
 		INSERT INTO templates (id, team, name, public, image, cpus, memory, disk, pids, env, username, workdir, source, starts, created_at, updated_at)
-		VALUES ('tpl1', 't', 'mine', $1, 'ab', 1, 1, 1, 1, '{}', '', '', '', 0, 1, 1)`, false)
+		VALUES ('tpl1', 't', 'mine', $1, 'ab', 1, 1, 1, 1, '{}', '', '', 'debian', 0, $2, $3)`, false, at(0).UnixMicro(), at(1).UnixMicro())
 	err = errors.Join(err, tplErr)
 	for _, row := range []struct {
 		id, state    string
@@ -98,16 +142,6 @@ func insertOld(t *testing.T, db *sql.DB) error {
 		err = errors.Join(err, rowErr)
 	}
 	return err
-}
-
-func wantTemplate(t *testing.T, s *store.Store, class soulbox.Isolation) *soulbox.Template {
-	t.Helper()
-	tpl, err := s.Template(t.Context(), "tpl1")
-	must(t, err)
-	if tpl.Name != "mine" || tpl.Image != "ab" || tpl.Isolation != class {
-		t.Errorf("the template is %+v, want it as it was and of isolation %s", tpl, class)
-	}
-	return tpl
 }
 
 func wantSandboxes(t *testing.T, s *store.Store, want ...*soulbox.Sandbox) {
