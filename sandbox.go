@@ -129,6 +129,7 @@ const (
 	KiB Bytes = 1 << 10
 	MiB Bytes = 1 << 20
 	GiB Bytes = 1 << 30
+	TiB Bytes = 1 << 40
 )
 
 // A Size is what a sandbox may use at most.

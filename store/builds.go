@@ -361,6 +361,28 @@ func (s *Store) UnendedBuilds(ctx context.Context) ([]*soulbox.Build, error) {
 	return all, wrap(err, "list", "unended builds")
 }
 
+// CountUnended returns how many builds of a team are not over.
+func (s *Store) CountUnended(ctx context.Context, team soulbox.TeamID) (n int, err error) {
+	err = s.b.Read.QueryRowContext(ctx, `SELECT COUNT(*) FROM builds WHERE team = $1 AND (state = $2 OR state = $3)`,
+		string(team), string(soulbox.BuildWaiting), string(soulbox.BuildRunning)).Scan(&n)
+	return n, wrap(err, "count builds of team", team)
+}
+
+// UntidyBuilds returns the builds that failed and have a snapshot, without their
+// packages: it is to be removed, and then [Store.TidyBuild] says so.
+func (s *Store) UntidyBuilds(ctx context.Context) ([]*soulbox.Build, error) {
+	all, err := collect(ctx, s.b.Read, scanBuild,
+		`SELECT `+buildColumns+` FROM builds WHERE state = $1 AND snapshot <> '' ORDER BY ended_at, id`, string(soulbox.BuildFailed))
+	return all, wrap(err, "list", "untidy builds")
+}
+
+// TidyBuild notes that the snapshot of a build that failed is gone. One that is
+// not there is not an error.
+func (s *Store) TidyBuild(ctx context.Context, id soulbox.BuildID) error {
+	_, err := s.exec(ctx, `UPDATE builds SET snapshot = '', baked = '' WHERE id = $1 AND state = $2`, string(id), string(soulbox.BuildFailed))
+	return wrap(err, "tidy build", id)
+}
+
 // ReadyBuilds returns the ready builds of all templates, without their packages:
 // those that templates stand for first, the house's before others.
 func (s *Store) ReadyBuilds(ctx context.Context) ([]*soulbox.Build, error) {

@@ -11,11 +11,13 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/image"
+	"github.com/soulbox/soulbox/template/facts"
 )
 
 // Import makes a template of an image. A name that the team uses already gets
@@ -112,6 +114,10 @@ func (r *Registry) publish(ctx context.Context, req soulbox.ImportRequest, tree 
 	if err != nil {
 		return nil, fmt.Errorf("import template %s: %w", name, err)
 	}
+	found, err := facts.Read(ctx, tree)
+	if err != nil {
+		return nil, fmt.Errorf("import template %s: %w", name, err)
+	}
 	release, err := r.take(ctx)
 	if err != nil {
 		return nil, err
@@ -129,7 +135,7 @@ func (r *Registry) publish(ctx context.Context, req soulbox.ImportRequest, tree 
 	t := &soulbox.Template{ID: newID(), Team: team, Name: name, Public: team == house, CreatedAt: now, UpdatedAt: now}
 	b := &soulbox.Build{
 		ID: soulbox.NewBuildID(), Team: team, CreatedAt: started, QueuedAt: started, StartedAt: started, EndedAt: now,
-		Image: packed, Size: r.Defaults, Env: env, User: user, Workdir: workdir, Facts: factsOf(img),
+		Image: packed, Size: r.Defaults, Env: env, User: user, Workdir: workdir, Facts: factsOf(img, found),
 	}
 	if have, err := r.Store.TemplateByName(ctx, team, name); err == nil && have.Build != "" {
 		b.Size, b.Isolation = have.Size, have.Isolation
@@ -144,9 +150,11 @@ func (r *Registry) publish(ctx context.Context, req soulbox.ImportRequest, tree 
 	return t, nil
 }
 
-// factsOf returns what an image's author said about it.
-func factsOf(img image.Image) soulbox.BuildFacts {
-	f := soulbox.BuildFacts{Base: img.Reference, Ports: img.Ports, Entrypoint: img.Entrypoint, Command: img.Cmd}
+// factsOf returns what an image's author said about it, and what was found in
+// it.
+func factsOf(img image.Image, found soulbox.BuildFacts) soulbox.BuildFacts {
+	f := found
+	f.Base, f.Ports, f.Entrypoint, f.Command = img.Reference, img.Ports, img.Entrypoint, img.Cmd
 	if img.Digest != "" && !strings.Contains(f.Base, "@") {
 		f.Base += "@" + img.Digest
 	}
@@ -165,9 +173,6 @@ func settings(img image.Image) (env map[string]string, workdir string, err error
 	env = make(map[string]string, len(img.Env))
 	for _, l := range img.Env {
 		name, value, ok := strings.Cut(l, "=")
-		if strings.ContainsRune(l, 0) {
-			return nil, "", soulbox.Errorf(soulbox.Invalid, "the image's environment variable %.200q holds NUL", name)
-		}
 		if ok && name != "" {
 			env[name] = value
 		}
@@ -177,10 +182,20 @@ func settings(img image.Image) (env map[string]string, workdir string, err error
 	if workdir = path.Clean("/" + img.WorkDir); workdir == "/" {
 		workdir = ""
 	}
-	if strings.ContainsAny(workdir, "\x00\n\r") {
-		return nil, "", soulbox.Errorf(soulbox.Invalid, "the image's working directory %.200q holds a control character", workdir)
+	return env, workdir, checkSettings(env, workdir)
+}
+
+// checkSettings refuses what cannot be handed on as text.
+func checkSettings(env map[string]string, workdir string) error {
+	for name, value := range env {
+		if strings.ContainsRune(name, 0) || strings.ContainsRune(value, 0) || !utf8.ValidString(name) || !utf8.ValidString(value) {
+			return soulbox.Errorf(soulbox.Invalid, "the image's environment variable %.200q holds NUL, or is not UTF-8", name)
+		}
 	}
-	return env, workdir, nil
+	if strings.ContainsAny(workdir, "\x00\n\r") || !utf8.ValidString(workdir) {
+		return soulbox.Errorf(soulbox.Invalid, "the image's working directory %.200q holds a control character, or is not UTF-8", workdir)
+	}
+	return nil
 }
 
 // local reports whether ref could mean a file of this machine, which a client

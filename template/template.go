@@ -1,19 +1,50 @@
-// Package template turns an image into something that sandboxes can be made
-// of, and keeps the register of what there is.
+// Package template builds what sandboxes are made of, and keeps the register of
+// it: drafts and builds, their versions and tags, and what teams offer each
+// other.
 //
-// An import has four steps: bring the image in as a tree (image), make the
-// tree fit for sandboxes and pack it (a packer, which is the node's), and
-// write the row. The row comes last, so a crash at any point leaves only files
-// that nobody refers to: trees go when the next [Open] empties the work
-// folder, and packed images when the next import or [Registry.Refresh] sweeps.
+// # The life of a build
+//
+//	waiting    a draft, which has an id and tags and no recipe; then, with one,
+//	           in the queue
+//	building   an engine makes the root image of the recipe; if the recipe has a
+//	           start command, a baker boots it, runs that and writes the sandbox
+//	           down as a snapshot
+//	ready      it has a version, its tags lead to it, and it never changes again
+//	error      it says why
+//
+// Records come before side effects: "building" before the engine is asked, the
+// id of the snapshot before it is written. What a crash interrupts is begun
+// again by [Registry.Start]; the engine's cache makes that short. Of two builds
+// under one tag the older one is given up.
+//
+// Tests can kill the process at these steps (see internal/fault):
+//
+//	build/recorded  the record says "building"
+//	build/solved    the image is there, and the record does not say so
+//	build/packed    it does
+//	build/baked     the snapshot is there; its id was recorded before
+//	build/finished  the record says "ready"
+//
+// # On disk
+//
+//	<builds>/<build>/log.jsonl       what it told, bounded
+//	<builds>/<build>/secrets         encrypted, until it is over
+//	<builds>/uploads/<team>/<hash>   files for COPY and ADD, until a week after
+//	                                 they were last used
+//	<dir>                            trees under work; emptied by Open
+//
+// # Who sees what
+//
+// One function decides; see [may]. Who may not see a template hears of it what
+// is said of one that does not exist. Others than its team see of a public one
+// its ready builds, and neither recipes nor logs.
 //
 // # Turns
 //
-// What packs an image, writes a row or sweeps takes the turn, of which there
-// is one. So no sweep takes an image away whose row is about to be written, two
-// imports under one name do not overwrite each other half way, and the disk
-// writes one image at a time. Bringing images in, which is what takes long,
-// needs no turn.
+// What packs an image, copies the reference to one, or sweeps takes the turn, of
+// which there is one. So no sweep takes an image away whose record is about to
+// be written, and the disk writes one image at a time. An engine packs in its
+// own time: no sweep runs while one builds.
 package template
 
 import (
@@ -21,16 +52,42 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/internal/fault"
+	"github.com/soulbox/soulbox/template/buildkit"
 )
 
-// A Registry imports, lists and removes templates. Safe for concurrent use.
+// A Registry builds, imports, lists and removes templates. Safe for concurrent
+// use.
+//
+// Its goroutines, all ended by Close, which waits for them:
+//
+//	worker  one for each build at a time
+//	prune   forgets what is old
+//	rebake  once at start: makes snapshots of older versions again
 type Registry struct {
 	Options
 
-	turn chan struct{} // holds one value while somebody has the turn
+	turn   chan struct{} // holds one value while somebody has the turn
+	lining chan struct{} // holds one value while somebody puts a draft into the queue
+	logs   logs
+
+	life context.Context    //nolint:containedctx // until Close; all building ends with it
+	end  context.CancelFunc // of life
+	wake chan struct{}      // there may be something in the queue
+	wg   sync.WaitGroup
+
+	mu       sync.Mutex
+	started  bool                       // +checklocks:mu
+	queue    []queued                   // in its order; +checklocks:mu
+	going    map[soulbox.BuildID]*going // builds under work; +checklocks:mu
+	obsolete []soulbox.SnapshotID       // to be removed by and by; +checklocks:mu
+
+	packing int // images that may be there and that no record names yet; guarded by turn
 }
 
 // Options say what a registry is made of.
@@ -38,31 +95,77 @@ type Options struct {
 	Log      *slog.Logger
 	Store    register
 	Packer   packer
-	Dir      string       // for trees under work; emptied by Open
-	Defaults soulbox.Size // of templates made from now on
+	Engine   engine // nil: there is none, and nothing can be built
+	Baker    baker  // nil: nobody can run start commands
+	Dir      string // for trees under work; emptied by Open
+	BuildDir string // for what belongs to builds and outlives this process
+	Seed     soulbox.TokenSeed
+	Faults   *fault.Points // nil: none
+	Defaults soulbox.Size  // of templates made from now on
 
 	// Allowed are the classes of isolation that templates may have besides
 	// gVisor.
 	Allowed []soulbox.Isolation
 
+	Workers int           // builds at the same time; 0: 1
+	Time    time.Duration // that one build may take, without its start command; 0: an hour
+	Step    soulbox.Size  // of each program that a recipe starts; Disk: what one may write
+
 	MaxArchive soulbox.Bytes // that a client may send as one image; 0: 20 GiB
+	MaxUpload  soulbox.Bytes // that files for COPY may have together, unpacked; 0: 4 GiB
+	MaxUploads soulbox.Bytes // that a team may have of them; 0: 40 GiB
 }
 
-const defaultMaxArchive = 20 * soulbox.GiB
+const (
+	defaultMaxArchive = 20 * soulbox.GiB
+	defaultMaxUpload  = 4 * soulbox.GiB
+	defaultTime       = time.Hour
+)
 
 // register is the part of the store that templates need.
 type register interface {
-	AddBuild(ctx context.Context, t *soulbox.Template, b *soulbox.Build, of soulbox.TemplateID, bump func(before *soulbox.Build) soulbox.Bump) (*soulbox.Template, error)
-	ReadyBuilds(ctx context.Context) ([]*soulbox.Build, error)
-	RenewBuilds(ctx context.Context, was, now *soulbox.Build) (int64, error)
-	Images(ctx context.Context) ([]string, error)
+	Team(ctx context.Context, id soulbox.TeamID) (*soulbox.Team, error)
+	TeamBySlug(ctx context.Context, slug string) (*soulbox.Team, error)
+
 	Template(ctx context.Context, id soulbox.TemplateID) (*soulbox.Template, error)
-	SetTemplateIsolation(ctx context.Context, id soulbox.TemplateID, class soulbox.Isolation, at time.Time) error
 	TemplateByName(ctx context.Context, team soulbox.TeamID, name string) (*soulbox.Template, error)
 	Templates(ctx context.Context, team soulbox.TeamID) ([]*soulbox.Template, error)
-	AllTemplates(ctx context.Context) ([]*soulbox.Template, error)
+	SetTemplateIsolation(ctx context.Context, id soulbox.TemplateID, class soulbox.Isolation, at time.Time) error
+	SetTemplatePublic(ctx context.Context, id soulbox.TemplateID, public bool, at time.Time) error
 	DeleteTemplate(ctx context.Context, id soulbox.TemplateID) error
-	TeamBySlug(ctx context.Context, slug string) (*soulbox.Team, error)
+
+	InsertDraft(ctx context.Context, t *soulbox.Template, b *soulbox.Build) (*soulbox.Template, error)
+	QueueBuild(ctx context.Context, b *soulbox.Build) error
+	MoveBuild(ctx context.Context, b *soulbox.Build, from soulbox.BuildState) error
+	FinishBuild(ctx context.Context, b *soulbox.Build, bump func(before *soulbox.Build) soulbox.Bump) error
+	AddBuild(ctx context.Context, t *soulbox.Template, b *soulbox.Build, of soulbox.TemplateID, bump func(before *soulbox.Build) soulbox.Bump) (*soulbox.Template, error)
+	Build(ctx context.Context, id soulbox.BuildID) (*soulbox.Build, error)
+	BuildAt(ctx context.Context, id soulbox.TemplateID, ref soulbox.TemplateRef) (*soulbox.Build, error)
+	Builds(ctx context.Context, f soulbox.BuildFilter) (soulbox.BuildPage, error)
+	Versions(ctx context.Context, id soulbox.TemplateID) ([]*soulbox.Build, error)
+	UnendedBuilds(ctx context.Context) ([]*soulbox.Build, error)
+	CountUnended(ctx context.Context, team soulbox.TeamID) (int, error)
+	ReadyBuilds(ctx context.Context) ([]*soulbox.Build, error)
+	RetireBuild(ctx context.Context, id soulbox.BuildID, why string) error
+	RenewBuilds(ctx context.Context, was, now *soulbox.Build) (int64, error)
+	UntidyBuilds(ctx context.Context) ([]*soulbox.Build, error)
+	TidyBuild(ctx context.Context, id soulbox.BuildID) error
+	BuildsFailedBefore(ctx context.Context, t time.Time, limit int) ([]soulbox.BuildID, error)
+	DeleteBuild(ctx context.Context, id soulbox.BuildID) error
+	Images(ctx context.Context) ([]string, error)
+	TemplateSnapshots(ctx context.Context) ([]soulbox.SnapshotID, error)
+
+	Tags(ctx context.Context, id soulbox.TemplateID) ([]soulbox.Tag, error)
+	PutTags(ctx context.Context, id soulbox.TemplateID, build soulbox.BuildID, tags []string, at time.Time) error
+	DeleteTags(ctx context.Context, id soulbox.TemplateID, tags []string) error
+
+	Listing(ctx context.Context, id soulbox.TemplateID, reader soulbox.TeamID) (*soulbox.Listing, error)
+	Listings(ctx context.Context, f soulbox.ListingFilter) (soulbox.ListingPage, error)
+	SetListing(ctx context.Context, id soulbox.TemplateID, c soulbox.ListingChange, at time.Time) error
+	Categories(ctx context.Context, reader soulbox.TeamID) (map[string]int, error)
+	Rate(ctx context.Context, id soulbox.TemplateID, team soulbox.TeamID, stars int, at time.Time) error
+	Report(ctx context.Context, r soulbox.Report) error
+	Reports(ctx context.Context) ([]soulbox.Report, error)
 }
 
 // packer makes root images of trees, and the reverse.
@@ -83,49 +186,106 @@ type packer interface {
 	Retain(ctx context.Context, images []string) error
 }
 
+// engine makes root images of recipes.
+type engine interface {
+	// Build calls say with each line of the log, from one goroutine. A
+	// [buildkit.StepError] in the chain of an error says that the recipe is at
+	// fault, and where.
+	Build(ctx context.Context, job buildkit.Job, say func(soulbox.BuildLine)) (buildkit.Result, error)
+}
+
+// baker runs start commands.
+type baker interface {
+	// Bake writes a sandbox of t down in which the start command runs. When it
+	// fails, nothing is left.
+	Bake(ctx context.Context, t *soulbox.Template, b soulbox.Baking, say func(soulbox.BuildLine)) (soulbox.Baked, error)
+
+	// Restorable reports whether sandboxes can be made of a snapshot, which
+	// another version of this program may have written.
+	Restorable(ctx context.Context, id soulbox.SnapshotID) bool
+
+	// RemoveSnapshot deletes one; an unknown one succeeds.
+	RemoveSnapshot(ctx context.Context, id soulbox.SnapshotID) error
+}
+
 // house owns the templates that every team may start.
 const house = soulbox.TeamID("")
 
-// Open returns the registry and removes what unfinished imports left.
+// Open returns the registry and removes what unfinished imports left. Nothing is
+// built before Start.
 func Open(o Options) (*Registry, error) {
 	if o.MaxArchive == 0 {
 		o.MaxArchive = defaultMaxArchive
 	}
+	if o.MaxUpload == 0 {
+		o.MaxUpload = defaultMaxUpload
+	}
+	if o.MaxUploads == 0 {
+		o.MaxUploads = 10 * o.MaxUpload
+	}
+	if o.Workers == 0 {
+		o.Workers = 1
+	}
+	if o.Time == 0 {
+		o.Time = defaultTime
+	}
 	if err := os.RemoveAll(o.Dir); err != nil {
 		return nil, fmt.Errorf("open templates: %w", err)
 	}
-	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("open templates: %w", err)
+	for _, dir := range []string{o.Dir, filepath.Join(o.BuildDir, uploadsName)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("open templates: %w", err)
+		}
 	}
-	return &Registry{Options: o, turn: make(chan struct{}, 1)}, nil
+	r := &Registry{
+		Options: o, turn: make(chan struct{}, 1), lining: make(chan struct{}, 1), wake: make(chan struct{}, 1),
+		logs: logs{dir: o.BuildDir, open: map[soulbox.BuildID]*buildLog{}}, going: map[soulbox.BuildID]*going{},
+	}
+	r.life, r.end = context.WithCancel(context.Background())
+	return r, nil
 }
 
-// Templates returns those that a team can start, by name.
+// Templates returns those of a team and the house's, by name. Those of which no
+// build is ready are among them.
 func (r *Registry) Templates(ctx context.Context, team soulbox.TeamID) ([]*soulbox.Template, error) {
 	return r.Store.Templates(ctx, team)
 }
 
-// Template returns the one that a reference means to a team. A bare name is the
-// team's own, else the house's, else an id of one of these; with a namespace,
-// which is a team's slug, it is that team's and nothing else. What another team
-// keeps to itself is NotFound, like what does not exist. Only the tag
-// "default" exists.
+// Template returns the one that a reference means to a team, as the build makes
+// it that the reference's tag or versions mean. A bare name is the team's own,
+// else the house's, else an id of one of these; with a namespace, which is a
+// team's slug, it is that team's and nothing else. One of which no build is
+// ready is found by its bare name, too.
 func (r *Registry) Template(ctx context.Context, team soulbox.TeamID, ref soulbox.TemplateRef) (*soulbox.Template, error) {
 	t, err := r.lookUp(ctx, team, ref)
-	named := soulbox.TemplateRef{Namespace: ref.Namespace, Name: ref.Name}
-	if soulbox.KindOf(err) == soulbox.NotFound || err == nil && !visible(t, team) {
-		return nil, soulbox.Errorf(soulbox.NotFound, "template '%s' not found", named)
+	if err != nil {
+		return nil, err
+	}
+	if usual(ref) {
+		return t, nil
+	}
+	b, err := r.Store.BuildAt(ctx, t.ID, ref)
+	if soulbox.KindOf(err) == soulbox.NotFound {
+		return nil, ref.NoBuild()
 	}
 	if err != nil {
 		return nil, err
 	}
-	if ref.Tag != "" && ref.Tag != "default" {
-		return nil, soulbox.Errorf(soulbox.NotFound, "tag '%s' does not exist for template '%s'", ref.Tag, named)
-	}
-	return t, nil
+	return t.At(b), nil
 }
 
+// usual reports whether ref means what a template is by default.
+func usual(ref soulbox.TemplateRef) bool {
+	return ref.Versions == soulbox.VersionRange{} && (ref.Tag == "" || ref.Tag == soulbox.DefaultTag)
+}
+
+// lookUp returns the template that the name in ref means to a team.
 func (r *Registry) lookUp(ctx context.Context, team soulbox.TeamID, ref soulbox.TemplateRef) (*soulbox.Template, error) {
+	t, err := r.named(ctx, team, ref)
+	return permitted(t, err, team, toSee, soulbox.TemplateRef{Namespace: ref.Namespace, Name: ref.Name}.String())
+}
+
+func (r *Registry) named(ctx context.Context, team soulbox.TeamID, ref soulbox.TemplateRef) (*soulbox.Template, error) {
 	if ref.Namespace != "" {
 		owner, err := r.Store.TeamBySlug(ctx, ref.Namespace)
 		if err != nil {
@@ -142,62 +302,53 @@ func (r *Registry) lookUp(ctx context.Context, team soulbox.TeamID, ref soulbox.
 	return r.Store.Template(ctx, soulbox.TemplateID(ref.Name))
 }
 
-func visible(t *soulbox.Template, team soulbox.TeamID) bool {
-	return t.Public || t.Team == team || t.Team == house
-}
-
-// Remove takes a team's template out of the register. Sandboxes made of it go
-// on. Its image goes with the next sweep, when no sandbox uses it any more.
-func (r *Registry) Remove(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID) error {
-	if err := r.owned(ctx, team, id, "removed"); err != nil {
-		return err
-	}
-	return r.Store.DeleteTemplate(ctx, id)
-}
-
-// SetIsolation changes what sandboxes made of a team's template have unless
-// they ask otherwise. Those that are there keep theirs. It waits for its turn,
-// so an import that packs an image delays it.
-func (r *Registry) SetIsolation(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID, class soulbox.Isolation) (*soulbox.Template, error) {
-	if err := class.Allowed(r.Allowed); err != nil {
-		return nil, err
-	}
-	if err := r.owned(ctx, team, id, "changed"); err != nil {
-		return nil, err
-	}
-	release, err := r.take(ctx) // else an import could put back what its row was
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	if err := r.Store.SetTemplateIsolation(ctx, id, class, time.Now()); err != nil {
-		return nil, err
-	}
+// find returns the template with an id to those who may do something with it.
+func (r *Registry) find(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID, what act) (*soulbox.Template, error) {
 	t, err := r.Store.Template(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	r.Log.InfoContext(ctx, "template changed", "template", id, "name", t.Name, "isolation", class.String())
-	return t, nil
+	return permitted(t, err, team, what, string(id))
 }
 
-// owned says why a template cannot become what a team wants, unless it is the
-// team's own.
-func (r *Registry) owned(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID, what string) error {
-	t, err := r.Store.Template(ctx, id)
-	if soulbox.KindOf(err) == soulbox.NotFound || err == nil && !visible(t, team) {
-		return soulbox.Errorf(soulbox.NotFound, "template '%s' not found", id)
-	}
-	if err != nil {
-		return err
-	}
-	switch t.Team {
-	case team:
-		return nil
-	case house:
-		return soulbox.Errorf(soulbox.Forbidden, "template '%s' belongs to the house and cannot be %s", t.Name, what)
+// An act is what somebody wants to do with a template.
+type act int
+
+const (
+	toSee    act = iota // start it, read what it tells, copy it
+	toChange            // build, tag, publish, read recipes and logs
+	toRemove
+)
+
+// may is the rule of who may do what with a template, the only one. When it
+// says no, the kind is that of the refusal: what one may not see is NotFound,
+// because a Forbidden would tell strangers what exists.
+func may(t *soulbox.Template, team soulbox.TeamID, what act) (refusal soulbox.Kind, ok bool) {
+	switch {
+	case team != house && t.Team == team:
+		return 0, true
+	case t.Team != house && !t.Public:
+		return soulbox.NotFound, false
 	default:
-		return soulbox.Errorf(soulbox.Forbidden, "template '%s' belongs to another team", t.Name)
+		return soulbox.Forbidden, what == toSee
+	}
+}
+
+// permitted applies the rule to what a look for a template found, which was
+// asked for by that name.
+func permitted(t *soulbox.Template, err error, team soulbox.TeamID, what act, name string) (*soulbox.Template, error) {
+	kind, ok := soulbox.KindOf(err), false
+	if err == nil {
+		kind, ok = may(t, team, what)
+	}
+	switch {
+	case ok:
+		return t, nil
+	case kind == soulbox.NotFound:
+		return nil, soulbox.Errorf(soulbox.NotFound, "template '%s' not found", name)
+	case err != nil:
+		return nil, err
+	case t.Team == house:
+		return nil, soulbox.Errorf(soulbox.Forbidden, "template '%s' belongs to the house and cannot be %s", t.Name, map[act]string{toChange: "changed", toRemove: "removed"}[what])
+	default:
+		return nil, soulbox.Errorf(soulbox.Forbidden, "template '%s' belongs to another team", t.Name)
 	}
 }
 
@@ -211,16 +362,24 @@ func (r *Registry) take(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// sweep removes the images that no build has and no sandbox uses. The caller
-// has the turn.
+// sweep removes the images that no build has and no sandbox uses. The caller has
+// the turn. While there may be images that no record names yet, nothing is swept;
+// who puts an end to that sweeps.
 //
 // It comes before the rows of an import change, not after: whoever makes a
 // sandbox reads the row first and opens the image then, and the image that the
 // row named a moment ago should still be there.
 func (r *Registry) sweep(ctx context.Context) error {
+	if r.packing > 0 {
+		return nil
+	}
 	images, err := r.Store.Images(ctx)
 	if err != nil {
 		return err
 	}
 	return r.Packer.Retain(ctx, images)
 }
+
+// now is the time with the precision of the store, so that records and memory
+// never differ.
+func now() time.Time { return time.Now().UTC().Truncate(time.Microsecond) }

@@ -534,6 +534,20 @@ func testBuildLists(t *testing.T, s *store.Store) {
 	must(t, err)
 	wantSame(t, "TemplateSnapshots", snaps, []soulbox.SnapshotID{"sleft", "snew"})
 
+	for team, want := range map[soulbox.TeamID]int{"team1": 3, "team2": 0} {
+		if n, err := s.CountUnended(ctx, team); err != nil || n != want {
+			t.Errorf("CountUnended of %s: %d, %v; want %d", team, n, err, want)
+		}
+	}
+	untidy, err := s.UntidyBuilds(ctx)
+	must(t, err)
+	wantSame(t, "UntidyBuilds", untidy, light(failed))
+	must(t, s.TidyBuild(ctx, failed.ID))
+	must(t, s.TidyBuild(ctx, running.ID)) // it has not failed
+	failed.Snapshot = ""
+	wantBuild(t, s, failed)
+	wantBuild(t, s, running)
+
 	old, err := s.BuildsFailedBefore(ctx, at(6), 10)
 	must(t, err)
 	if len(old) != 0 {
