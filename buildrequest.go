@@ -9,6 +9,8 @@ type BuildRequest struct {
 	Size Size     // of its sandboxes; what is 0 is as before, or as usual
 	Bump Bump     // how far from the version before; empty: it shows
 
+	Public *bool // every team may start the template from now on; nil: as before
+
 	Recipe  Recipe
 	Logins  map[string]Login  // by registry
 	Secrets map[string][]byte // by id, for RUN --mount=type=secret; never stored in the clear

@@ -91,6 +91,9 @@ func badRange(s string) error {
 	return Errorf(Invalid, "%.50q is not a version; write 1, 1.4, 1.4.2 or ^1.4", s)
 }
 
+// Equal reports whether r and o are the same range.
+func (r VersionRange) Equal(o VersionRange) bool { return r == o }
+
 // Holds reports whether v is in the range.
 func (r VersionRange) Holds(v Version) bool {
 	if r.given == 0 {

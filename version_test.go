@@ -76,3 +76,24 @@ func FuzzParseVersionRange(f *testing.F) {
 		}
 	})
 }
+
+func TestVersionRangeEqual(t *testing.T) {
+	all := []string{"", "1", "1.0", "1.0.0", "^1", "^1.0", "2", "^2"}
+	for i, a := range all {
+		for j, b := range all {
+			var ranges [2]soulbox.VersionRange
+			for k, s := range []string{a, b} {
+				if s == "" {
+					continue
+				}
+				var err error
+				if ranges[k], err = soulbox.ParseVersionRange(s); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got := ranges[0].Equal(ranges[1]); got != (i == j) {
+				t.Errorf("%q.Equal(%q) = %v", a, b, got)
+			}
+		}
+	}
+}
