@@ -43,9 +43,15 @@ func Answer(w http.ResponseWriter, status int, v any) error {
 	if err != nil {
 		return fmt.Errorf("encode answer: %w", err)
 	}
-	b = append(b, '\n')
+	Send(w, status, "application/json", append(b, '\n'))
+	return nil
+}
+
+// Send answers with b, which is of the media type kind. A client that does not
+// fetch its answer loses the connection after a minute.
+func Send(w http.ResponseWriter, status int, kind string, b []byte) {
 	h := w.Header()
-	h.Set("Content-Type", "application/json")
+	h.Set("Content-Type", kind)
 	h.Set("Content-Length", strconv.Itoa(len(b)))
 
 	// The deadline is the connection's, and what is asked on it next may be a
@@ -57,7 +63,6 @@ func Answer(w http.ResponseWriter, status int, v any) error {
 	_, _ = w.Write(b)
 	_ = conn.Flush()
 	_ = conn.SetWriteDeadline(time.Time{})
-	return nil
 }
 
 // Failure is the body of an answer that is an error.

@@ -39,6 +39,14 @@ func DecodeOptional(r *http.Request, into any) error {
 	return decode(b, into)
 }
 
+// Unmarshal is [Decode] for JSON that is a part of a body.
+func Unmarshal(b []byte, into any) error {
+	if b = bytes.TrimSpace(b); len(b) == 0 {
+		return soulbox.Errorf(soulbox.Invalid, "a JSON object is needed")
+	}
+	return decode(b, into)
+}
+
 // read returns the body without the white space around it.
 func read(r *http.Request) ([]byte, error) {
 	if e := r.Header.Get("Content-Encoding"); e != "" && !strings.EqualFold(e, "identity") {
