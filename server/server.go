@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -188,7 +189,7 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 		e2b.Routes(sandboxes, s.teams, templates, e2b.Options{Domain: cfg.Domain}),
 		native.Routes(sandboxes, s.teams, templates, native.Options{Version: cfg.Version, Domain: cfg.Domain, Pools: machine})...,
 	)
-	routes = append(routes, native.SessionRoutes(sessions)...)
+	routes = slices.Concat(routes, native.SessionRoutes(sessions), native.TemplateRoutes(templates, nil))
 	control, err := api.New(log, s.teams, routes, api.Options{Metrics: metrics})
 	if err != nil {
 		return nil, err

@@ -52,7 +52,7 @@ func (n *sessionRoom) events(w http.ResponseWriter, r *http.Request, who soulbox
 	if err != nil {
 		return err
 	}
-	out := &stream{w: w, conn: http.NewResponseController(w)}
+	out := newStream(w)
 	var idle func() error
 	if follow {
 		// What is wrong with the request shows before anything is sent; a
@@ -77,12 +77,19 @@ func (n *sessionRoom) events(w http.ResponseWriter, r *http.Request, who soulbox
 
 var errEnough = errors.New("one event is enough")
 
-// stream writes server-sent events.
+// stream writes server-sent events, or what else its kind says.
 type stream struct {
 	w      http.ResponseWriter
 	conn   *http.ResponseController
+	kind   string // the media type
 	begun  bool
 	broken error
+}
+
+const eventStream = "text/event-stream"
+
+func newStream(w http.ResponseWriter) *stream {
+	return &stream{w: w, conn: http.NewResponseController(w), kind: eventStream}
 }
 
 func (s *stream) event(e soulbox.SessionEvent) error {
@@ -100,7 +107,7 @@ func (s *stream) write(b []byte) error {
 	if !s.begun {
 		s.begun = true
 		h := s.w.Header()
-		h.Set("Content-Type", "text/event-stream")
+		h.Set("Content-Type", s.kind)
 		h.Set("Cache-Control", "no-store")
 		h.Set("X-Accel-Buffering", "no") // for reverse proxies
 		s.w.WriteHeader(http.StatusOK)

@@ -44,12 +44,10 @@ type keys interface {
 
 // templates is what this room needs of whoever keeps templates.
 type templates interface {
-	Templates(ctx context.Context, team soulbox.TeamID) ([]*soulbox.Template, error)
 	Template(ctx context.Context, team soulbox.TeamID, ref soulbox.TemplateRef) (*soulbox.Template, error)
 	// Import makes a template of an image. It calls progress, possibly from
 	// several goroutines, and no more once it has returned.
 	Import(ctx context.Context, req soulbox.ImportRequest, progress func(line string)) (*soulbox.Template, error)
-	SetIsolation(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID, class soulbox.Isolation) (*soulbox.Template, error)
 	Remove(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID) error
 }
 
@@ -84,7 +82,6 @@ func Routes(f fleet, k keys, t templates, o Options) []api.Route {
 	const (
 		get    = http.MethodGet
 		post   = http.MethodPost
-		patch  = http.MethodPatch
 		remove = http.MethodDelete
 	)
 	return []api.Route{
@@ -100,9 +97,7 @@ func Routes(f fleet, k keys, t templates, o Options) []api.Route {
 		{Verb: get, Path: "/v1/snapshots", Permission: api.ReadSandboxes, Handle: n.listSnapshots},
 		{Verb: remove, Path: "/v1/snapshots/{snapshot}", Permission: api.WriteSandboxes, Handle: n.removeSnapshot},
 
-		{Verb: get, Path: "/v1/templates", Permission: api.ReadTemplates, Handle: n.listTemplates},
 		{Verb: post, Path: "/v1/templates/import", Permission: api.WriteTemplates, Handle: n.importTemplate, Upload: true},
-		{Verb: patch, Path: "/v1/templates/{template}", Permission: api.WriteTemplates, Handle: n.changeTemplate},
 		{Verb: remove, Path: "/v1/templates/{template}", Permission: api.WriteTemplates, Handle: n.removeTemplate},
 
 		{Verb: get, Path: "/v1/keys", Permission: api.ReadTeam, Handle: n.listKeys},

@@ -195,10 +195,6 @@ func (w *world) Pools() soulbox.Pools {
 	}}
 }
 
-func (w *world) Templates(context.Context, soulbox.TeamID) ([]*soulbox.Template, error) {
-	return []*soulbox.Template{template()}, nil
-}
-
 func (w *world) Template(_ context.Context, team soulbox.TeamID, ref soulbox.TemplateRef) (*soulbox.Template, error) {
 	if team != "ours" || ref.Name != "base" && ref.Name != "tpl1" {
 		return nil, soulbox.Errorf(soulbox.NotFound, "template '%s' not found", ref.Name)
@@ -219,13 +215,6 @@ func (w *world) Import(_ context.Context, req soulbox.ImportRequest, progress fu
 		return nil, err
 	}
 	return template(), nil
-}
-
-func (w *world) SetIsolation(_ context.Context, _ soulbox.TeamID, id soulbox.TemplateID, class soulbox.Isolation) (*soulbox.Template, error) {
-	w.asked = []any{id, class}
-	t := template()
-	t.Isolation = class
-	return t, nil
 }
 
 func newAPI(t testing.TB, w *world) http.Handler {
@@ -321,9 +310,6 @@ func TestAnswers(t *testing.T) {
 		}},
 		{"", "DELETE", "/v1/snapshots/" + laterID, "", 204, soulbox.SnapshotID(laterID)},
 		{"", "DELETE", "/v1/snapshots/mine", "", 204, soulbox.SnapshotID(firstID)},
-		{"templates", "GET", "/v1/templates", "", 200, nil},
-		{"template-changed", "PATCH", "/v1/templates/base", `{"isolation":"runc"}`, 200, []any{soulbox.TemplateID("tpl1"), soulbox.Runc}},
-		{"", "PATCH", "/v1/templates/tpl1", `{"isolation":"gvisor"}`, 200, []any{soulbox.TemplateID("tpl1"), soulbox.GVisor}},
 		{"", "DELETE", "/v1/templates/base", "", 204, soulbox.TemplateID("tpl1")},
 		{"keys", "GET", "/v1/keys", "", 200, nil},
 		{"key-created", "POST", "/v1/keys", `{"name":" laptop"}`, 201, "laptop"},
@@ -394,12 +380,6 @@ func TestRefused(t *testing.T) {
 		{"GET", "/v1/snapshots?limit=x", "", "ours", 400, "limit must be"},
 		{"DELETE", "/v1/snapshots/" + laterID, "", "theirs", 404, "not found"},
 		{"DELETE", "/v1/snapshots/none", "", "ours", 404, "not found"},
-		{"PATCH", "/v1/templates/base", "", "ours", 400, "needs a body"},
-		{"PATCH", "/v1/templates/base", `{}`, "ours", 400, "isolation is needed: gvisor or runc"},
-		{"PATCH", "/v1/templates/base", `{"isolation":"docker"}`, "ours", 400, `the isolation is gvisor or runc, not "docker"`},
-		{"PATCH", "/v1/templates/base", `{"isolation":7}`, "ours", 400, "isolation must be a string"},
-		{"PATCH", "/v1/templates/base", `{"isolation":"runc"}`, "theirs", 404, "not found"},
-		{"PATCH", "/v1/templates/a%2Fb%2Fc", `{"isolation":"runc"}`, "ours", 400, "a name has"},
 		{"DELETE", "/v1/templates/base", "", "theirs", 404, "not found"},
 		{"DELETE", "/v1/templates/a%2Fb%2Fc", "", "ours", 400, "a name has"},
 		{"POST", "/v1/keys", "", "ours", 400, "needs a body"},

@@ -11,18 +11,6 @@ import (
 	"github.com/soulbox/soulbox/api"
 )
 
-func (n *room) listTemplates(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
-	all, err := n.templates.Templates(r.Context(), who.Team)
-	if err != nil {
-		return err
-	}
-	out := templateList{Templates: make([]templateAnswer, len(all))}
-	for i, t := range all {
-		out.Templates[i] = templateOf(t)
-	}
-	return api.Answer(w, http.StatusOK, out)
-}
-
 // removeTemplate removes a template by its id or name.
 func (n *room) removeTemplate(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
 	t, err := n.template(r, who)
@@ -34,32 +22,6 @@ func (n *room) removeTemplate(w http.ResponseWriter, r *http.Request, who soulbo
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
-}
-
-// changeTemplate changes what sandboxes of a template are like, and tells what
-// they are like now.
-func (n *room) changeTemplate(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
-	var body struct {
-		Isolation *string `json:"isolation"`
-	}
-	if err := api.Decode(r, &body); err != nil {
-		return err
-	}
-	if body.Isolation == nil {
-		return soulbox.Errorf(soulbox.Invalid, "isolation is needed: gvisor or runc")
-	}
-	class, err := soulbox.ParseIsolation(*body.Isolation)
-	if err != nil {
-		return err
-	}
-	t, err := n.template(r, who)
-	if err != nil {
-		return err
-	}
-	if t, err = n.templates.SetIsolation(r.Context(), who.Team, t.ID, class); err != nil {
-		return err
-	}
-	return api.Answer(w, http.StatusOK, templateOf(t))
 }
 
 // template returns the one that the path means, by its id or name.

@@ -181,6 +181,8 @@ func snapshotOf(s *soulbox.Snapshot) snapshotAnswer {
 
 type templateList struct {
 	Templates []templateAnswer `json:"templates"`
+	Next      string           `json:"next,omitempty"`  // the cursor of the next page
+	Total     *int             `json:"total,omitempty"` // of a search, on all pages
 }
 
 type templateAnswer struct {
@@ -188,6 +190,8 @@ type templateAnswer struct {
 	Name      string    `json:"name"`
 	House     bool      `json:"house"` // the server's own, not the team's
 	Public    bool      `json:"public"`
+	Build     string    `json:"build,omitempty"`
+	Version   string    `json:"version,omitempty"`
 	Image     string    `json:"image"`
 	Source    string    `json:"source,omitempty"`
 	CPUs      int       `json:"cpus"`
@@ -199,6 +203,9 @@ type templateAnswer struct {
 	Starts    int64     `json:"starts"`
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
+
+	Listing *listing    `json:"listing,omitempty"`
+	Tags    []tagAnswer `json:"tags,omitempty"`
 }
 
 func templateOf(t *soulbox.Template) templateAnswer {
@@ -207,6 +214,8 @@ func templateOf(t *soulbox.Template) templateAnswer {
 		Name:      t.Name,
 		House:     t.Team == "",
 		Public:    t.Public,
+		Build:     string(t.Build),
+		Version:   versionOf(t.Version),
 		Image:     t.Image,
 		Source:    t.Source,
 		CPUs:      t.Size.CPUs,
