@@ -17,6 +17,15 @@ func (v Version) IsZero() bool { return v == Version{} }
 // String returns v as people write it, without a leading "v".
 func (v Version) String() string { return fmt.Sprintf("%d.%d.%d", v.Major, v.Minor, v.Patch) }
 
+// ParseVersion reads what [Version.String] writes, without anything left out.
+func ParseVersion(s string) (Version, error) {
+	r, err := ParseVersionRange(s)
+	if err != nil || r.caret || r.given != 3 {
+		return Version{}, Errorf(Invalid, "%.50q is not a version; write all of it, such as 1.4.2", s)
+	}
+	return r.from, nil
+}
+
 // Compare returns -1, 0 or 1 as v comes before, is or comes after w.
 func (v Version) Compare(w Version) int {
 	return cmp.Or(cmp.Compare(v.Major, w.Major), cmp.Compare(v.Minor, w.Minor), cmp.Compare(v.Patch, w.Patch))

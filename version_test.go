@@ -97,3 +97,18 @@ func TestVersionRangeEqual(t *testing.T) {
 		}
 	}
 }
+
+func TestParseVersion(t *testing.T) {
+	for s, want := range map[string]soulbox.Version{
+		"1.4.2": {Major: 1, Minor: 4, Patch: 2}, "0.0.0": {}, "2147483647.0.10": {Major: 2147483647, Patch: 10},
+	} {
+		if got, err := soulbox.ParseVersion(s); err != nil || got != want || got.String() != s {
+			t.Errorf("ParseVersion(%q) = %v, %v, want %v", s, got, err, want)
+		}
+	}
+	for _, s := range []string{"", "1", "1.4", "^1.4.2", "v1.4.2", "1.4.2.1", "1.4.2-rc", "01.4.2", "1.4.-2", "1.4. 2", "2147483648.0.0"} {
+		if got, err := soulbox.ParseVersion(s); soulbox.KindOf(err) != soulbox.Invalid {
+			t.Errorf("ParseVersion(%q) = %v, %v, want Invalid", s, got, err)
+		}
+	}
+}
