@@ -50,7 +50,7 @@ type Client struct {
 	// Sandboxes starts, finds, pauses and ends sandboxes, and keeps snapshots
 	// of them.
 	Sandboxes *Sandboxes
-	// Templates imports, changes and lists what sandboxes are made of.
+	// Templates builds, imports, lists and shares what sandboxes are made of.
 	Templates *Templates
 	// Sessions keep what somebody works in who comes and goes.
 	Sessions *Sessions

@@ -32,14 +32,14 @@ const (
 	lastRetry  = 5 * time.Second
 )
 
-// EventsOptions select events of a session. The zero value selects all that the
-// server still has.
+// EventsOptions select events of a session or a build. The zero value selects
+// all that the server still has.
 type EventsOptions struct {
 	// After is the id of the last event that the caller has.
 	After uint64
-	// Follow waits for more until the session ends. When the connection is lost
-	// or the server restarts, Events connects again and goes on where it was,
-	// until ctx ends or the server says that it may not.
+	// Follow waits for more until the session or build ends. When the connection
+	// is lost or the server restarts, the loop connects again and goes on where
+	// it was, until ctx ends or the server says that it may not.
 	Follow bool
 	// Lost is called when that happens, with why and how long it waits; nil:
 	// nobody asks.
@@ -56,15 +56,39 @@ func (s *Sessions) Events(ctx context.Context, id string, o EventsOptions) iter.
 			yield(soulbox.SessionEvent{}, err)
 			return
 		}
+		for w, err := range told[eventWire](ctx, s.c, path, o) {
+			if err != nil {
+				yield(soulbox.SessionEvent{}, err)
+				return
+			}
+			if !yield(w.event(), nil) {
+				return
+			}
+		}
+	}
+}
+
+// A numbered event is one of a stream, which has an id unless it is the last.
+type numbered interface {
+	number() uint64
+	last() bool // nothing comes after it
+}
+
+// told returns events W of a stream, over as many connections as it takes. The
+// first error ends the loop.
+func told[W numbered](ctx context.Context, c *Client, path string, o EventsOptions) iter.Seq2[W, error] {
+	return func(yield func(W, error) bool) {
 		after, wait := o.After, firstRetry
 		for {
 			stopped := false
-			err := s.c.events(ctx, path, after, o.Follow, func(e soulbox.SessionEvent) error {
-				if e.ID <= after {
-					return nil // a server that begins too early
+			err := stream(ctx, c, path, after, o.Follow, func(w W) error {
+				if n := w.number(); n != 0 {
+					if n <= after {
+						return nil // a server that begins too early
+					}
+					after, wait = n, firstRetry
 				}
-				after, wait = e.ID, firstRetry
-				if !yield(e, nil) {
+				if !yield(w, nil) {
 					stopped = true
 					return errStopped
 				}
@@ -86,7 +110,8 @@ func (s *Sessions) Events(ctx context.Context, id string, o EventsOptions) iter.
 				wait = min(2*wait, lastRetry)
 				continue
 			}
-			yield(soulbox.SessionEvent{}, err)
+			var none W
+			yield(none, err)
 			return
 		}
 	}
@@ -97,9 +122,9 @@ var (
 	errSilent  = soulbox.Errorf(soulbox.Unavailable, "the server was silent for %v", eventSilence)
 )
 
-// events reads one stream. It returns nil when that has ended as it should:
-// with the end of the session, or without follow when there is no more.
-func (c *Client) events(ctx context.Context, path string, after uint64, follow bool, each func(soulbox.SessionEvent) error) error {
+// stream reads one stream. It returns nil when that has ended as it should:
+// with its last event, or without follow when there is no more.
+func stream[W numbered](ctx context.Context, c *Client, path string, after uint64, follow bool, each func(W) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	silence := time.AfterFunc(eventSilence, func() { cancel(errSilent) })
@@ -119,20 +144,21 @@ func (c *Client) events(ctx context.Context, path string, after uint64, follow b
 	}
 	lines := bufio.NewScanner(&heard{resp.Body, silence})
 	lines.Buffer(nil, maxEvent)
-	over := !follow
 	for lines.Scan() {
 		data, ok := bytes.CutPrefix(lines.Bytes(), []byte("data: "))
 		if !ok {
 			continue // an id and a kind, which are in the data, or a comment
 		}
-		var w eventWire
+		var w W
 		if err := json.Unmarshal(data, &w); err != nil {
 			return soulbox.Errorf(soulbox.Unavailable, "an event is not what a SoulBox server says: %w", err)
 		}
-		if err := each(w.event()); err != nil {
+		if err := each(w); err != nil {
 			return err
 		}
-		over = over || w.Kind == soulbox.SessionEnded
+		if w.last() {
+			return nil
+		}
 	}
 	err = lines.Err()
 	switch {
@@ -140,7 +166,7 @@ func (c *Client) events(ctx context.Context, path string, after uint64, follow b
 		return context.Cause(ctx)
 	case errors.Is(err, bufio.ErrTooLong):
 		return fmt.Errorf("read events: %w", err)
-	case err == nil && over:
+	case err == nil && !follow:
 		return nil
 	case err == nil:
 		err = io.ErrUnexpectedEOF
@@ -182,6 +208,10 @@ type eventWire struct {
 	Checkpoint string                   `json:"checkpoint"`
 	Reason     string                   `json:"reason"`
 }
+
+func (w eventWire) number() uint64 { return w.ID }
+
+func (w eventWire) last() bool { return w.Kind == soulbox.SessionEnded }
 
 func (w eventWire) event() soulbox.SessionEvent {
 	e := soulbox.SessionEvent{ID: w.ID, At: w.At, Kind: w.Kind, Sandbox: w.Sandbox, Epoch: w.Epoch, Reason: w.Reason}

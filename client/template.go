@@ -12,7 +12,8 @@ import (
 	"github.com/soulbox/soulbox"
 )
 
-// Templates imports, changes and lists what sandboxes are made of.
+// Templates builds, imports, lists and shares what sandboxes are made of. A
+// template is named by its name, its id, or as NAMESPACE/NAME.
 type Templates struct{ c *Client }
 
 // A Template is what sandboxes are made of.
@@ -28,6 +29,12 @@ type Template struct {
 	Starts    int64
 	CreatedAt time.Time
 	UpdatedAt time.Time
+
+	House   bool            // the server's own
+	Build   string          // the one that the tag "default" leads to; empty: none is ready
+	Version soulbox.Version // of that
+	Listing *Listing        // only of one that was searched for or asked for by name
+	Tags    []soulbox.Tag   // only of one that was asked for by name
 }
 
 // ImportOptions say where a template comes from: exactly one of Image and
@@ -96,9 +103,7 @@ func (t *Templates) Import(ctx context.Context, name string, o ImportOptions) (*
 
 // List returns the templates that the key may start.
 func (t *Templates) List(ctx context.Context) ([]*Template, error) {
-	var page struct {
-		Templates []templateWire `json:"templates"`
-	}
+	var page templatesWire
 	if err := t.c.call(ctx, http.MethodGet, "/v1/templates", nil, nil, &page); err != nil {
 		return nil, err
 	}
@@ -115,8 +120,12 @@ func (t *Templates) SetIsolation(ctx context.Context, id string, class soulbox.I
 	ctx, cancel := context.WithTimeout(ctx, workTimeout) // an import may be packing
 	defer cancel()
 	var out templateWire
+	path, err := templatePath(id, "")
+	if err != nil {
+		return nil, err
+	}
 	in := map[string]string{"isolation": class.String()}
-	if _, err := t.c.exchange(ctx, http.MethodPatch, "/v1/templates/"+url.PathEscape(id), nil, in, &out); err != nil {
+	if _, err := t.c.exchange(ctx, http.MethodPatch, path, nil, in, &out); err != nil {
 		return nil, err
 	}
 	return out.template(), nil
@@ -125,7 +134,11 @@ func (t *Templates) SetIsolation(ctx context.Context, id string, class soulbox.I
 // Delete removes a template, by id or name. Sandboxes that were made of it go
 // on.
 func (t *Templates) Delete(ctx context.Context, id string) error {
-	err := t.c.call(ctx, http.MethodDelete, "/v1/templates/"+url.PathEscape(id), nil, nil, nil)
+	path, err := templatePath(id, "")
+	if err != nil {
+		return err
+	}
+	err = t.c.call(ctx, http.MethodDelete, path, nil, nil, nil)
 	return err
 }
 
@@ -149,10 +162,16 @@ type templateWire struct {
 	Starts    int64     `json:"starts"`
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
+
+	House   bool         `json:"house"`
+	Build   string       `json:"build"`
+	Version string       `json:"version"`
+	Listing *listingWire `json:"listing"`
+	Tags    []tagWire    `json:"tags"`
 }
 
 func (w templateWire) template() *Template {
-	return &Template{
+	t := &Template{
 		ID:        w.ID,
 		Name:      w.Name,
 		Public:    w.Public,
@@ -164,5 +183,13 @@ func (w templateWire) template() *Template {
 		Starts:    w.Starts,
 		CreatedAt: w.CreatedAt,
 		UpdatedAt: w.UpdatedAt,
+		House:     w.House,
+		Build:     w.Build,
+		Version:   versionOf(w.Version),
+		Tags:      tagsOf(w.Tags),
 	}
+	if w.Listing != nil {
+		t.Listing = new(Listing(*w.Listing))
+	}
+	return t
 }

@@ -25,11 +25,13 @@ type template struct {
 	Isolation string    `json:"isolation"`
 	Source    string    `json:"source"`
 	Starts    int       `json:"starts"`
+	Build     string    `json:"build,omitempty"`
+	Version   string    `json:"version,omitempty"`
 	CreatedAt time.Time `json:"created_at"`
 	UpdatedAt time.Time `json:"updated_at"`
 }
 
-func (s *Server) listTemplates(w http.ResponseWriter, _ *http.Request) {
+func (s *Server) listTemplates(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := []template{}
@@ -37,6 +39,10 @@ func (s *Server) listTemplates(w http.ResponseWriter, _ *http.Request) {
 		all = append(all, t)
 	}
 	slices.SortFunc(all, func(a, b template) int { return strings.Compare(a.Name, b.Name) })
+	if r.URL.RawQuery != "" {
+		s.search(w, r, all)
+		return
+	}
 	answer(w, http.StatusOK, map[string]any{"templates": all})
 }
 
@@ -101,32 +107,13 @@ func knownClass(w http.ResponseWriter, class string) bool {
 	return true
 }
 
-func (s *Server) changeTemplate(w http.ResponseWriter, r *http.Request) {
-	var in struct {
-		Isolation string `json:"isolation"`
-	}
-	if !decode(w, r, &in) || !knownClass(w, in.Isolation) {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for name, t := range s.templates {
-		if id := r.PathValue("id"); name == id || t.ID == id {
-			t.Isolation, t.UpdatedAt = in.Isolation, time.Now()
-			s.templates[name] = t
-			answer(w, http.StatusOK, t)
-			return
-		}
-	}
-	refuse(w, http.StatusNotFound, "template '"+r.PathValue("id")+"' not found")
-}
-
 func (s *Server) deleteTemplate(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, t := range s.templates {
 		if id := r.PathValue("id"); name == id || t.ID == id {
 			delete(s.templates, name)
+			delete(s.shelves, t.ID)
 			w.WriteHeader(http.StatusNoContent)
 			return
 		}

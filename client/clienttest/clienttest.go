@@ -16,6 +16,10 @@
 //
 // Every isolation is allowed, and is nothing but a word.
 //
+// Builds of templates run nothing: they read a Dockerfile, a line at a time, and
+// say what they would do. What is built has no files either; its sandboxes are
+// like all others.
+//
 // Sessions are as little: their checkpoints keep nothing, and their streams of
 // events break off every few events, for clients to come back.
 package clienttest
@@ -55,6 +59,7 @@ type Server struct {
 	templates map[string]template // +checklocks:mu
 	keys      []key               // +checklocks:mu
 	snapshots []*snapshot         // +checklocks:mu; in the order in which they were taken
+	shelves   map[string]*shelf   // +checklocks:mu; by the ids of their templates
 	sessions  []*session          // +checklocks:mu; in the order in which they were made
 	folders   []string            // +checklocks:mu; removed by Close
 }
@@ -66,6 +71,7 @@ func New(home string) *Server {
 		home:      home,
 		boxes:     map[string]*box{},
 		templates: map[string]template{},
+		shelves:   map[string]*shelf{},
 	}
 	s.templates["base"] = template{ID: "tbase", Name: "base", Public: true, CPUs: 2, MemoryMiB: 512, DiskMiB: 1024, Isolation: soulbox.GVisor.String(), Source: "test", CreatedAt: time.Now(), UpdatedAt: time.Now()}
 	mux := http.NewServeMux()
@@ -94,9 +100,10 @@ func New(home string) *Server {
 	mux.HandleFunc("GET /v1/sandboxes/{id}/checkpoints/{a}/diff/{b}", s.diff)
 	mux.HandleFunc("POST /v1/sandboxes/{id}/rollback", s.rollback)
 	s.sessionRoutes(mux)
+	s.buildRoutes(mux)
+	s.marketRoutes(mux)
 	mux.HandleFunc("GET /v1/templates", s.listTemplates)
 	mux.HandleFunc("POST /v1/templates/import", s.importTemplate)
-	mux.HandleFunc("PATCH /v1/templates/{id}", s.changeTemplate)
 	mux.HandleFunc("DELETE /v1/templates/{id}", s.deleteTemplate)
 	mux.HandleFunc("GET /v1/keys", s.listKeys)
 	mux.HandleFunc("POST /v1/keys", s.createKey)
@@ -121,6 +128,11 @@ func (s *Server) Close() {
 	boxes := make([]*box, 0, len(s.boxes))
 	for _, b := range s.boxes {
 		boxes = append(boxes, b)
+	}
+	for _, sh := range s.shelves {
+		for _, b := range sh.builds {
+			b.cancel()
+		}
 	}
 	s.mu.Unlock()
 	for _, b := range boxes {
