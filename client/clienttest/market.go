@@ -293,7 +293,7 @@ func (s *Server) promote(w http.ResponseWriter, r *http.Request, t template, sh 
 func (s *Server) lead(t template, sh *shelf, tag string, b *build) {
 	sh.tags[tag] = b.ID
 	if tag == soulbox.DefaultTag {
-		t.Build, t.Version = string(b.ID), b.Version
+		t.Build, t.Version, t.Source = string(b.ID), b.Version, b.base()
 		s.templates[t.Name] = t
 	}
 }

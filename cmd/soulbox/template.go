@@ -12,10 +12,29 @@ import (
 )
 
 func templateCommand(c *cli) *cobra.Command {
-	return group("template", "Import, change and list what sandboxes are made of",
+	return group("template", "Build, import, find and share what sandboxes are made of",
+		initCommand(c),
+		validateCommand(c),
+		buildCommand(c),
+		buildsCommand(c),
+		buildLogsCommand(c),
+		buildCancelCommand(c),
 		importCommand(c),
+		exportCommand(c),
 		templateLsCommand(c),
+		templateInfoCommand(c),
 		templateIsolationCommand(c),
+		versionsCommand(c),
+		templateDiffCommand(c),
+		promoteCommand(c),
+		templateRollbackCommand(c),
+		deprecateCommand(c),
+		searchCommand(c),
+		publishCommand(c),
+		unpublishCommand(c),
+		forkTemplateCommand(c),
+		rateCommand(c),
+		reportCommand(c),
 		templateRmCommand(c),
 	)
 }
@@ -23,12 +42,12 @@ func templateCommand(c *cli) *cobra.Command {
 func templateLsCommand(c *cli) *cobra.Command {
 	return lsVerb(c, listing[*client.Template, templateJSON]{
 		short: "List templates",
-		head:  []string{"NAME", "ID", "CPUS", "MEMORY", "DISK", "ISOLATION", "STARTS", "UPDATED", "SOURCE"},
+		head:  []string{"NAME", "ID", "CPUS", "MEMORY", "DISK", "ISOLATION", "STARTS", "UPDATED", "SOURCE", "VERSION", "PUBLIC"},
 		ask: func(ctx context.Context, api *client.Client, _ []string) ([]*client.Template, error) {
 			return api.Templates.List(ctx)
 		},
 		rows: rowsOf(func(t *client.Template) []string {
-			return []string{t.Name, t.ID, strconv.Itoa(t.CPUs), c.size(t.Memory), c.size(t.Disk), t.Isolation.String(), strconv.FormatInt(t.Starts, 10), c.when(t.UpdatedAt), t.Source}
+			return []string{t.Name, t.ID, strconv.Itoa(t.CPUs), c.size(t.Memory), c.size(t.Disk), t.Isolation.String(), strconv.FormatInt(t.Starts, 10), c.when(t.UpdatedAt), t.Source, versionText(t.Version), yesNo(t.Public)}
 		}),
 		json: newTemplateJSON,
 	})
@@ -67,10 +86,11 @@ func templateIsolationCommand(c *cli) *cobra.Command {
 
 func templateRmCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
-		Use:     "rm NAME",
-		Aliases: []string{"delete"},
-		Short:   "Remove a template, by name or id",
-		Args:    wantArgs(1, 1),
+		Use:               "rm NAME",
+		Aliases:           []string{"delete"},
+		Short:             "Remove a template, by name or id",
+		Args:              wantArgs(1, 1),
+		ValidArgsFunction: c.completeTemplates,
 		RunE: c.asking(func(ctx context.Context, api *client.Client, args []string) error {
 			return api.Templates.Delete(ctx, args[0])
 		}),
@@ -82,6 +102,8 @@ type templateJSON struct {
 	ID        string        `json:"id"`
 	Name      string        `json:"name"`
 	Public    bool          `json:"public"`
+	Build     string        `json:"build,omitempty"`
+	Version   string        `json:"version,omitempty"`
 	CPUs      int           `json:"cpus"`
 	Memory    soulbox.Bytes `json:"memory_bytes"`
 	Disk      soulbox.Bytes `json:"disk_bytes"`
@@ -97,6 +119,8 @@ func newTemplateJSON(t *client.Template) templateJSON {
 		ID:        t.ID,
 		Name:      t.Name,
 		Public:    t.Public,
+		Build:     t.Build,
+		Version:   versionText(t.Version),
 		CPUs:      t.CPUs,
 		Memory:    t.Memory,
 		Disk:      t.Disk,
