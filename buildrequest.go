@@ -9,7 +9,8 @@ type BuildRequest struct {
 	Size Size     // of its sandboxes; what is 0 is as before, or as usual
 	Bump Bump     // how far from the version before; empty: it shows
 
-	Public *bool // every team may start the template from now on; nil: as before
+	Isolation *Isolation // nil: as before, else GVisor
+	Public    *bool      // every team may start the template from now on; nil: as before
 
 	Recipe  Recipe
 	Logins  map[string]Login  // by registry

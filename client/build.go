@@ -49,6 +49,9 @@ type BuildOptions struct {
 	// usual. The latter two are sent in whole MiB.
 	CPUs         int
 	Memory, Disk soulbox.Bytes
+	// Isolation is what its sandboxes have unless they ask otherwise. Nil: as
+	// before, else gVisor.
+	Isolation *soulbox.Isolation
 	// Public says whether every team may start the template from now on. Nil: as
 	// before.
 	Public *bool
@@ -348,6 +351,7 @@ type orderWire struct {
 	CPUs       int                  `json:"cpus,omitempty"`
 	MemoryMiB  int64                `json:"memory_mib,omitempty"`
 	DiskMiB    int64                `json:"disk_mib,omitempty"`
+	Isolation  string               `json:"isolation,omitempty"`
 	Visibility string               `json:"visibility,omitempty"`
 	Secrets    map[string][]byte    `json:"secrets,omitempty"`
 	Registries map[string]loginWire `json:"registries,omitempty"`
@@ -362,6 +366,9 @@ func newOrderWire(o BuildOptions) orderWire {
 	w := orderWire{
 		Tags: o.Tags, Bump: o.Bump, Target: o.Target, Args: o.Args, Start: o.Start, Ready: o.Ready, NoCache: o.NoCache,
 		CPUs: o.CPUs, MemoryMiB: int64(o.Memory / soulbox.MiB), DiskMiB: int64(o.Disk / soulbox.MiB), Secrets: o.Secrets,
+	}
+	if o.Isolation != nil {
+		w.Isolation = o.Isolation.String()
 	}
 	if o.Public != nil {
 		w.Visibility = "private"

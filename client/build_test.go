@@ -45,12 +45,12 @@ func TestBuildAndVersions(t *testing.T) {
 		first.Recipe.Start != "serve" || first.Recipe.Ready != "true" || !first.Recipe.Force || first.Recipe.Target != "last" || first.Recipe.Args["A"] != "1" || first.EndedAt.IsZero() {
 		t.Errorf("the first build: %+v", first)
 	}
-	second := build(t, c, "mine", "FROM ubuntu\nRUN pip install numpy\n", client.BuildOptions{Bump: soulbox.Major, Tags: []string{"stable", "default"}, CPUs: 4, Memory: 2 * soulbox.GiB, Disk: 8 * soulbox.GiB, Public: new(true)})
+	second := build(t, c, "mine", "FROM ubuntu\nRUN pip install numpy\n", client.BuildOptions{Bump: soulbox.Major, Tags: []string{"stable", "default"}, CPUs: 4, Memory: 2 * soulbox.GiB, Disk: 8 * soulbox.GiB, Isolation: new(soulbox.Runc), Public: new(true)})
 	if second.Version.String() != "2.0.0" || second.Bump != soulbox.Major {
 		t.Errorf("the second build: %+v", second)
 	}
 	got, err := c.Templates.Get(ctx, "mine")
-	if err != nil || got.Build != string(second.ID) || got.Version != second.Version || !got.Public || got.CPUs != 4 || got.Memory != 2*soulbox.GiB || got.Disk != 8*soulbox.GiB || got.Listing == nil {
+	if err != nil || got.Build != string(second.ID) || got.Version != second.Version || !got.Public || got.CPUs != 4 || got.Memory != 2*soulbox.GiB || got.Disk != 8*soulbox.GiB || got.Isolation != soulbox.Runc || got.Listing == nil {
 		t.Errorf("Get = %+v, %v", got, err)
 	}
 	if len(got.Tags) != 2 || got.Tags[1].Name != "stable" || got.Tags[1].Build != second.ID {
@@ -67,7 +67,7 @@ func TestBuildAndVersions(t *testing.T) {
 		t.Errorf("Builds = %v, want %v", ids, want)
 	}
 	versions, err := c.Templates.Versions(ctx, "mine")
-	if err != nil || len(versions) != 2 || versions[0].Version != second.Version || versions[1].Build != string(first.ID) || !versions[1].Started || versions[0].Started || versions[0].Bytes != 120*soulbox.MiB {
+	if err != nil || len(versions) != 2 || versions[0].Version != second.Version || versions[1].Build != string(first.ID) || !versions[1].Started || versions[0].Started || versions[0].Bytes != 120*soulbox.MiB || versions[0].Isolation != soulbox.Runc {
 		t.Errorf("Versions = %+v, %v", versions, err)
 	}
 	d, err := c.Templates.Diff(ctx, "mine", "1", "default")
@@ -101,7 +101,7 @@ func TestBuildAndVersions(t *testing.T) {
 	}
 	facts, err := c.Templates.Facts(ctx, "mine", "1")
 	if err != nil || facts.ID != first.ID || facts.Facts.Base != "debian" || facts.Facts.Packages[0] != (soulbox.Package{Manager: "dpkg", Name: "bash", Version: "5.2"}) ||
-		facts.Env["PATH"] != "/bin" || facts.User != "user" || facts.Facts.Layers != 3 {
+		facts.Env["PATH"] != "/bin" || facts.User != "user" || facts.Facts.Layers != 3 || facts.Isolation != soulbox.Runc {
 		t.Errorf("Facts = %+v, %v", facts, err)
 	}
 	if doc, err := c.Templates.SBOM(ctx, "mine", ""); err != nil || !strings.Contains(string(doc), `"mine@2.0.0"`) {

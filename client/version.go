@@ -21,6 +21,7 @@ type TemplateVersion struct {
 	CPUs       int
 	Memory     soulbox.Bytes
 	Disk       soulbox.Bytes
+	Isolation  soulbox.Isolation
 	Started    bool // its start command runs in its sandboxes from the beginning
 }
 
@@ -174,6 +175,7 @@ type versionWire struct {
 	CPUs       int       `json:"cpus"`
 	MemoryMiB  int64     `json:"memory_mib"`
 	DiskMiB    int64     `json:"disk_mib"`
+	Isolation  string    `json:"isolation"`
 	Started    bool      `json:"started"`
 }
 
@@ -181,7 +183,7 @@ func (w versionWire) version() *TemplateVersion {
 	return &TemplateVersion{
 		Version: versionOf(w.Version), Build: w.Build, CreatedAt: w.CreatedAt, Tags: w.Tags, Deprecated: w.Deprecated, Base: w.Base,
 		Bytes: soulbox.Bytes(w.Bytes), CPUs: w.CPUs, Memory: soulbox.Bytes(w.MemoryMiB) * soulbox.MiB, Disk: soulbox.Bytes(w.DiskMiB) * soulbox.MiB,
-		Started: w.Started,
+		Isolation: isolation(w.Isolation), Started: w.Started,
 	}
 }
 
@@ -209,6 +211,7 @@ type factsWire struct {
 	CPUs       int               `json:"cpus"`
 	MemoryMiB  int64             `json:"memory_mib"`
 	DiskMiB    int64             `json:"disk_mib"`
+	Isolation  string            `json:"isolation"`
 	Bytes      int64             `json:"bytes"`
 	Layers     int               `json:"layers"`
 }
@@ -216,8 +219,8 @@ type factsWire struct {
 func (w factsWire) build() *soulbox.Build {
 	b := &soulbox.Build{
 		ID: w.Build, Template: w.Template, State: soulbox.BuildReady, Version: versionOf(w.Version), Image: w.Image,
-		Size: soulbox.Size{CPUs: w.CPUs, Memory: soulbox.Bytes(w.MemoryMiB) * soulbox.MiB, Disk: soulbox.Bytes(w.DiskMiB) * soulbox.MiB},
-		Env:  w.Env, User: w.User, Workdir: w.Workdir,
+		Size:      soulbox.Size{CPUs: w.CPUs, Memory: soulbox.Bytes(w.MemoryMiB) * soulbox.MiB, Disk: soulbox.Bytes(w.DiskMiB) * soulbox.MiB},
+		Isolation: isolation(w.Isolation), Env: w.Env, User: w.User, Workdir: w.Workdir,
 		Facts: soulbox.BuildFacts{
 			Base: w.Base, Distribution: w.Distribution, Ports: w.Ports, Volumes: w.Volumes, Entrypoint: w.Entrypoint, Command: w.Command,
 			Labels: w.Labels, Author: w.Author, Bytes: soulbox.Bytes(w.Bytes), Layers: w.Layers,

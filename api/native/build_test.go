@@ -84,7 +84,7 @@ func TestBuildStarts(t *testing.T) {
 	context := tarOf(t, "./", "/", "./Dockerfile", dockerfile, "./app/main.py", "print()")
 	plain := soulbox.Recipe{Dockerfile: dockerfile, Context: "a hash", Args: map[string]string{}}
 	everything := soulbox.BuildRequest{
-		Team: "ours", Name: "mine", Tags: []string{"a", "v1.0", "b"}, Bump: soulbox.Major, Public: new(true),
+		Team: "ours", Name: "mine", Tags: []string{"a", "v1.0", "b"}, Bump: soulbox.Major, Public: new(true), Isolation: new(soulbox.Runc),
 		Size: soulbox.Size{CPUs: 4, Memory: 2 * soulbox.GiB, Disk: 20 * soulbox.GiB},
 		Recipe: soulbox.Recipe{
 			Dockerfile: dockerfile, Context: "a hash", Target: "last", Args: map[string]string{"A": "1", "B": "x=y"}, Start: "serve --all", Ready: "curl localhost", Force: true,
@@ -95,8 +95,8 @@ func TestBuildStarts(t *testing.T) {
 	inParts.Logins = map[string]soulbox.Login{"ghcr.io": {User: "ada", Password: "hush"}}
 	inParts.Public = new(false)
 	const request = `{"tags":["a","v1.0"],"bump":"major","dockerfile":"sub/../docker/File","target":"last","args":{"A":"1","B":"x=y"},"start":"serve --all","ready":"curl localhost","no_cache":true,
-		"cpus":4,"memory_mib":2048,"disk_mib":20480,"visibility":"team","secrets":{"npm":"aHVzaA=="},"registries":{"ghcr.io":{"username":"ada","password":"hush"}}}`
-	const query = "?tag=a&tag=v1.0&bump=major&dockerfile=docker/File&target=last&arg=A%3D1&arg=B%3Dx%3Dy&start=serve+--all&ready=curl+localhost&no_cache=1&cpus=4&memory_mib=2048&disk_mib=20480&visibility=public"
+		"cpus":4,"memory_mib":2048,"disk_mib":20480,"isolation":"runc","visibility":"team","secrets":{"npm":"aHVzaA=="},"registries":{"ghcr.io":{"username":"ada","password":"hush"}}}`
+	const query = "?tag=a&tag=v1.0&bump=major&dockerfile=docker/File&target=last&arg=A%3D1&arg=B%3Dx%3Dy&start=serve+--all&ready=curl+localhost&no_cache=1&cpus=4&memory_mib=2048&disk_mib=20480&isolation=runc&visibility=public"
 	other := tarOf(t, "Dockerfile", "FROM other", "docker/File", "FROM first", "docker/File", dockerfile)
 	for name, tt := range map[string]struct {
 		path  string
@@ -175,6 +175,8 @@ func TestBuildRefused(t *testing.T) {
 		"negative memory":      {path + "?memory_mib=-1", []string{context}, 400, "memory_mib"},
 		"ready without start":  {path + "?ready=true", []string{context}, 400, "there is no start"},
 		"long start":           {path + "?start=" + long[:9<<10], []string{context}, 400, "at most 8192 bytes"},
+		"bad isolation":        {path + "?isolation=docker", []string{context}, 400, `the isolation is gvisor or runc, not "docker"`},
+		"no isolation":         {path, []string{"request", `{"isolation":""}`, "dockerfile", dockerfile}, 400, `the isolation is gvisor or runc, not ""`},
 		"bad visibility":       {path + "?visibility=some", []string{context}, 400, "private, team or public"},
 		"dockerfile outside":   {path + "?dockerfile=../Dockerfile", []string{context}, 400, "within the context"},
 		"dockerfile absolute":  {path + "?dockerfile=/etc/passwd", []string{context}, 400, "within the context"},

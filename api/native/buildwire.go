@@ -179,6 +179,7 @@ type templateVersion struct {
 	CPUs       int       `json:"cpus"`
 	MemoryMiB  int64     `json:"memory_mib"`
 	DiskMiB    int64     `json:"disk_mib"`
+	Isolation  string    `json:"isolation"`
 	Started    bool      `json:"started"` // its start command runs in its sandboxes from the beginning
 }
 
@@ -194,6 +195,7 @@ func templateVersionOf(b *soulbox.Build, tags []soulbox.Tag) templateVersion {
 		CPUs:       b.Size.CPUs,
 		MemoryMiB:  int64(b.Size.Memory / soulbox.MiB),
 		DiskMiB:    int64(b.Size.Disk / soulbox.MiB),
+		Isolation:  b.Isolation.String(),
 		Started:    b.Snapshot != "",
 	}
 	for _, t := range tags {
@@ -300,6 +302,7 @@ type factsAnswer struct {
 	CPUs         int               `json:"cpus"`
 	MemoryMiB    int64             `json:"memory_mib"`
 	DiskMiB      int64             `json:"disk_mib"`
+	Isolation    string            `json:"isolation"`
 	Bytes        int64             `json:"bytes"`
 	Layers       int               `json:"layers"`
 }
@@ -331,6 +334,7 @@ func factsOf(t *soulbox.Template, b *soulbox.Build) factsAnswer {
 		CPUs:         b.Size.CPUs,
 		MemoryMiB:    int64(b.Size.Memory / soulbox.MiB),
 		DiskMiB:      int64(b.Size.Disk / soulbox.MiB),
+		Isolation:    b.Isolation.String(),
 		Bytes:        int64(b.Facts.Bytes),
 		Layers:       b.Facts.Layers,
 	}

@@ -45,6 +45,7 @@ type order struct {
 	CPUs       int                      `json:"cpus"`
 	MemoryMiB  int64                    `json:"memory_mib"`
 	DiskMiB    int64                    `json:"disk_mib"`
+	Isolation  *string                  `json:"isolation"`
 	Visibility string                   `json:"visibility"`
 	Secrets    map[string][]byte        `json:"secrets"`
 	Registries map[string]registryLogin `json:"registries"`
@@ -311,6 +312,8 @@ func orderOf(query url.Values) (*order, error) {
 				return nil, soulbox.Errorf(soulbox.Invalid, "%s must be a whole number, not %.50q", name, values[0])
 			}
 			number(v)
+		case name == "isolation":
+			o.Isolation = &values[0]
 		case name == "tag":
 			o.Tags = values
 		case name == "arg":
@@ -342,6 +345,9 @@ func (o *order) noun() (*soulbox.BuildRequest, error) {
 	}
 	var err error
 	if req.Bump, err = soulbox.ParseBump(o.Bump); err != nil {
+		return nil, err
+	}
+	if req.Isolation, err = isolationOf(o.Isolation); err != nil {
 		return nil, err
 	}
 	const most = 1 << 30 // MiB of anything; what is allowed is for others to say, this keeps sums in range

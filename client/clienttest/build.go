@@ -94,6 +94,7 @@ type order struct {
 	CPUs       int                          `json:"cpus"`
 	MemoryMiB  int                          `json:"memory_mib"`
 	DiskMiB    int                          `json:"disk_mib"`
+	Isolation  string                       `json:"isolation"`
 	Visibility string                       `json:"visibility"`
 	Secrets    map[string][]byte            `json:"secrets"`
 	Registries map[string]map[string]string `json:"registries"`
@@ -220,6 +221,9 @@ func (s *Server) startBuild(w http.ResponseWriter, r *http.Request) {
 	}
 	if o.DiskMiB > 0 {
 		t.DiskMiB = o.DiskMiB
+	}
+	if o.Isolation != "" {
+		t.Isolation = o.Isolation
 	}
 	if o.Visibility != "" {
 		t.Public = o.Visibility == "public"

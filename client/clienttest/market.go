@@ -215,7 +215,7 @@ func (sh *shelf) version(t template, b *build) map[string]any {
 	slices.Sort(tags)
 	return map[string]any{
 		"version": b.Version, "build": b.ID, "created_at": b.EndedAt, "tags": tags, "deprecated": b.deprecated, "base": b.base(),
-		"bytes": 120 << 20, "cpus": t.CPUs, "memory_mib": t.MemoryMiB, "disk_mib": t.DiskMiB, "started": b.Recipe.Start != "",
+		"bytes": 120 << 20, "cpus": t.CPUs, "memory_mib": t.MemoryMiB, "disk_mib": t.DiskMiB, "isolation": t.Isolation, "started": b.Recipe.Start != "",
 	}
 }
 
@@ -352,7 +352,7 @@ func (s *Server) facts(w http.ResponseWriter, r *http.Request, t template, sh *s
 		"template": t.ID, "build": b.ID, "version": b.Version, "image": strings.Repeat("ab", 32), "base": b.base(), "distribution": "Debian GNU/Linux 12 (bookworm)",
 		"packages": []any{map[string]any{"manager": "dpkg", "name": "bash", "version": "5.2"}}, "env": map[string]any{"PATH": "/bin"}, "ports": []string{"8080/tcp"},
 		"volumes": []string{}, "entrypoint": []string{}, "command": []string{"serve", "--all"}, "labels": map[string]any{}, "user": "user", "workdir": "/home/user",
-		"cpus": t.CPUs, "memory_mib": t.MemoryMiB, "disk_mib": t.DiskMiB, "bytes": 120 << 20, "layers": 3,
+		"cpus": t.CPUs, "memory_mib": t.MemoryMiB, "disk_mib": t.DiskMiB, "isolation": t.Isolation, "bytes": 120 << 20, "layers": 3,
 	})
 }
 

@@ -71,6 +71,7 @@ type ordered struct {
 	ready      string
 	bump       string
 	target     string
+	isolation  string
 	visibility string
 	args       []string
 	secrets    []string
@@ -96,6 +97,7 @@ func (o *ordered) flags(cmd *cobra.Command) {
 	f.IntVar(&o.cpus, "cpus", 0, "of its sandboxes (default as before)")
 	f.IntVar(&o.memory, "memory", 0, "`MIB` of memory of its sandboxes (default as before)")
 	f.IntVar(&o.disk, "disk", 0, "`MIB` of disk of its sandboxes (default as before)")
+	isolationFlag(cmd, &o.isolation, "of its sandboxes, unless they ask otherwise: gvisor or runc (default as before, else gvisor)")
 	f.StringVar(&o.visibility, "visibility", "", "who may start it from now on: private, team or public (default as before)")
 	_ = cmd.RegisterFlagCompletionFunc("bump", completeWords("major", "minor", "patch"))         // the flag exists
 	_ = cmd.RegisterFlagCompletionFunc("visibility", completeWords("private", "team", "public")) // as above
@@ -119,6 +121,9 @@ func (o *ordered) options(c *cli, args []string) (string, client.BuildOptions, e
 		return "", b, err
 	}
 	if b.Bump, err = soulbox.ParseBump(o.bump); err != nil {
+		return "", b, err
+	}
+	if b.Isolation, err = isolation(o.isolation); err != nil {
 		return "", b, err
 	}
 	switch o.visibility {

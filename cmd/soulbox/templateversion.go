@@ -161,6 +161,7 @@ func (c *cli) templateInfo(ctx context.Context, api *client.Client, template, at
 		{"cpus", strconv.Itoa(t.CPUs)},
 		{"memory", c.size(t.Memory)},
 		{"disk", c.size(t.Disk)},
+		{"isolation", t.Isolation.String()},
 		{"created", c.moment(t.CreatedAt)},
 		{"updated", c.moment(t.UpdatedAt)},
 	}
