@@ -187,7 +187,7 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 	// Asking.
 	routes := append(
 		e2b.Routes(sandboxes, s.teams, templates, e2b.Options{Domain: cfg.Domain}),
-		native.Routes(sandboxes, s.teams, templates, native.Options{Version: cfg.Version, Domain: cfg.Domain, Pools: machine})...,
+		native.Routes(sandboxes, s.teams, native.Options{Version: cfg.Version, Domain: cfg.Domain, Pools: machine})...,
 	)
 	routes = slices.Concat(routes, native.SessionRoutes(sessions), native.TemplateRoutes(templates, nil))
 	control, err := api.New(log, s.teams, routes, api.Options{Metrics: metrics})

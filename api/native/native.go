@@ -1,7 +1,8 @@
 // Package native is the part of the control plane that E2B has no words for,
 // under /v1: sandboxes that have ended and why, their checkpoints, what the
-// team keeps on disk, importing templates, keys, and the server itself. spec/native.yaml describes it for people and generators;
-// a test holds the two together.
+// team keeps on disk, sessions, templates with their builds and versions, keys,
+// and the server itself. spec/native.yaml describes it for people and
+// generators; a test holds the two together.
 //
 // Names are in snake_case, times in RFC 3339, sizes in MiB.
 package native
@@ -42,15 +43,6 @@ type keys interface {
 	RevokeKey(ctx context.Context, team soulbox.TeamID, id soulbox.KeyID) error
 }
 
-// templates is what this room needs of whoever keeps templates.
-type templates interface {
-	Template(ctx context.Context, team soulbox.TeamID, ref soulbox.TemplateRef) (*soulbox.Template, error)
-	// Import makes a template of an image. It calls progress, possibly from
-	// several goroutines, and no more once it has returned.
-	Import(ctx context.Context, req soulbox.ImportRequest, progress func(line string)) (*soulbox.Template, error)
-	Remove(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID) error
-}
-
 // pools is what this room needs of whoever makes sandboxes ahead.
 type pools interface {
 	Pools() soulbox.Pools
@@ -65,17 +57,17 @@ type Options struct {
 
 // room answers the native requests.
 type room struct {
-	fleet     fleet
-	keys      keys
-	templates templates
-	pools     pools
-	version   string
-	domain    string
+	fleet   fleet
+	keys    keys
+	pools   pools
+	version string
+	domain  string
 }
 
-// Routes returns the rows of the native control plane.
-func Routes(f fleet, k keys, t templates, o Options) []api.Route {
-	n := &room{fleet: f, keys: k, templates: t, pools: o.Pools, version: o.Version, domain: o.Domain}
+// Routes returns the rows of the native control plane, without those that
+// [SessionRoutes] and [TemplateRoutes] return.
+func Routes(f fleet, k keys, o Options) []api.Route {
+	n := &room{fleet: f, keys: k, pools: o.Pools, version: o.Version, domain: o.Domain}
 	if n.version == "" {
 		n.version = "unknown"
 	}
@@ -96,9 +88,6 @@ func Routes(f fleet, k keys, t templates, o Options) []api.Route {
 
 		{Verb: get, Path: "/v1/snapshots", Permission: api.ReadSandboxes, Handle: n.listSnapshots},
 		{Verb: remove, Path: "/v1/snapshots/{snapshot}", Permission: api.WriteSandboxes, Handle: n.removeSnapshot},
-
-		{Verb: post, Path: "/v1/templates/import", Permission: api.WriteTemplates, Handle: n.importTemplate, Upload: true},
-		{Verb: remove, Path: "/v1/templates/{template}", Permission: api.WriteTemplates, Handle: n.removeTemplate},
 
 		{Verb: get, Path: "/v1/keys", Permission: api.ReadTeam, Handle: n.listKeys},
 		{Verb: post, Path: "/v1/keys", Permission: api.WriteTeam, Handle: n.createKey},

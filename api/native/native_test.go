@@ -1,16 +1,11 @@
 package native_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"flag"
-	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -39,8 +34,7 @@ var epoch = time.Date(2026, 3, 4, 5, 6, 7, 891234567, time.FixedZone("here", 2*6
 
 // world stands for the rooms behind the API and remembers what it was asked.
 type world struct {
-	asked   any
-	imports func(source soulbox.ImageSource, progress func(string)) error
+	asked any
 }
 
 func (w *world) Authenticate(_ context.Context, plain string) (soulbox.Actor, error) {
@@ -180,13 +174,6 @@ func (w *world) RevokeKey(_ context.Context, team soulbox.TeamID, id soulbox.Key
 	return nil
 }
 
-func template() *soulbox.Template {
-	return &soulbox.Template{
-		ID: "tpl1", Name: "base", Public: true, Image: strings.Repeat("ab", 32), Source: "debian:bookworm", User: "user", Workdir: "/home/user",
-		Size: soulbox.Size{CPUs: 2, Memory: 512 * soulbox.MiB, Disk: 10 * soulbox.GiB}, Starts: 12, CreatedAt: epoch, UpdatedAt: epoch,
-	}
-}
-
 func (w *world) Pools() soulbox.Pools {
 	return soulbox.Pools{Budget: 512 * soulbox.MiB, Each: 12 * soulbox.MiB, Pools: []soulbox.Pool{
 		{Template: "tpl1", Name: "base", Public: true, Each: 12 * soulbox.MiB, Ready: 3, Want: 4, Hits: 20, Misses: 2},
@@ -195,31 +182,9 @@ func (w *world) Pools() soulbox.Pools {
 	}}
 }
 
-func (w *world) Template(_ context.Context, team soulbox.TeamID, ref soulbox.TemplateRef) (*soulbox.Template, error) {
-	if team != "ours" || ref.Name != "base" && ref.Name != "tpl1" {
-		return nil, soulbox.Errorf(soulbox.NotFound, "template '%s' not found", ref.Name)
-	}
-	return template(), nil
-}
-
-func (w *world) Remove(_ context.Context, _ soulbox.TeamID, id soulbox.TemplateID) error {
-	w.asked = id
-	return nil
-}
-
-func (w *world) Import(_ context.Context, req soulbox.ImportRequest, progress func(string)) (*soulbox.Template, error) {
-	source := req.Source
-	req.Source = soulbox.ImageSource{}
-	w.asked = req
-	if err := w.imports(source, progress); err != nil {
-		return nil, err
-	}
-	return template(), nil
-}
-
 func newAPI(t testing.TB, w *world) http.Handler {
 	t.Helper()
-	a, err := api.New(slog.New(slog.DiscardHandler), w, native.Routes(w, w, w, native.Options{Version: "v0.1.0", Domain: "sandbox.example.com", Pools: w}), api.Options{})
+	a, err := api.New(slog.New(slog.DiscardHandler), w, native.Routes(w, w, native.Options{Version: "v0.1.0", Domain: "sandbox.example.com", Pools: w}), api.Options{})
 	if err != nil {
 		t.Fatalf("the route table is wrong: %v", err)
 	}
@@ -310,7 +275,6 @@ func TestAnswers(t *testing.T) {
 		}},
 		{"", "DELETE", "/v1/snapshots/" + laterID, "", 204, soulbox.SnapshotID(laterID)},
 		{"", "DELETE", "/v1/snapshots/mine", "", 204, soulbox.SnapshotID(firstID)},
-		{"", "DELETE", "/v1/templates/base", "", 204, soulbox.TemplateID("tpl1")},
 		{"keys", "GET", "/v1/keys", "", 200, nil},
 		{"key-created", "POST", "/v1/keys", `{"name":" laptop"}`, 201, "laptop"},
 		{"", "DELETE", "/v1/keys/" + keyID, "", 204, soulbox.KeyID(keyID)},
@@ -334,7 +298,7 @@ func TestAnswers(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
-	h := newAPI(t, &world{imports: func(soulbox.ImageSource, func(string)) error { return nil }})
+	h := newAPI(t, &world{})
 	for _, tt := range []struct {
 		verb, path, body, key string
 		code                  int
@@ -380,21 +344,12 @@ func TestRefused(t *testing.T) {
 		{"GET", "/v1/snapshots?limit=x", "", "ours", 400, "limit must be"},
 		{"DELETE", "/v1/snapshots/" + laterID, "", "theirs", 404, "not found"},
 		{"DELETE", "/v1/snapshots/none", "", "ours", 404, "not found"},
-		{"DELETE", "/v1/templates/base", "", "theirs", 404, "not found"},
-		{"DELETE", "/v1/templates/a%2Fb%2Fc", "", "ours", 400, "a name has"},
 		{"POST", "/v1/keys", "", "ours", 400, "needs a body"},
 		{"POST", "/v1/keys", "{}", "ours", 400, "name must have"},
 		{"POST", "/v1/keys", `{"name":3}`, "ours", 400, "name must be a string"},
 		{"POST", "/v1/keys", `{"name":"` + strings.Repeat("x", 2<<20) + `"}`, "ours", 413, "too large"},
 		{"DELETE", "/v1/keys/1", "", "ours", 400, "is not the id of a key"},
 		{"DELETE", "/v1/keys/" + keyID, "", "theirs", 404, "there is no key"},
-		{"POST", "/v1/templates/import", "tar", "ours", 400, "a name has 1 to 128"},
-		{"POST", "/v1/templates/import?name=a/b", "tar", "ours", 400, "without namespace and tag"},
-		{"POST", "/v1/templates/import?name=a:b", "tar", "ours", 400, "without namespace and tag"},
-		{"POST", "/v1/templates/import?name=a&isolation=docker", "tar", "ours", 400, `the isolation is gvisor or runc, not "docker"`},
-		{"POST", "/v1/templates/import?name=a", "", "ours", 400, "needs image=NAME or a tar"},
-		{"POST", "/v1/templates/import?name=a&image=debian", "tar", "ours", 400, "not both"},
-		{"POST", "/v1/templates/import?name=a&image=" + strings.Repeat("x", 513), "", "ours", 400, "image must not be longer"},
 		{"PUT", "/v1/sandboxes", "", "ours", 405, "PUT is not possible here"},
 		{"GET", "/v1/nothing", "", "ours", 404, "there is no"},
 	} {
@@ -402,206 +357,10 @@ func TestRefused(t *testing.T) {
 			wantFailure(t, ask(h, tt.verb, tt.path, tt.body, tt.key), tt.code, tt.msg)
 		})
 	}
-	for _, r := range native.Routes(nil, nil, nil, native.Options{}) {
+	for _, r := range native.Routes(nil, nil, native.Options{}) {
 		path := strings.NewReplacer("{", "", "}", "").Replace(r.Path)
 		wantFailure(t, ask(h, r.Verb, path, "", "wrong"), 401, "not valid")
 		wantFailure(t, ask(h, r.Verb, path, "", ""), 401, "is needed")
-	}
-}
-
-func TestImport(t *testing.T) {
-	readAll := func(source soulbox.ImageSource, progress func(string)) error {
-		b, err := io.ReadAll(source.Tar)
-		if err == nil {
-			progress("read " + string(b))
-		}
-		return err
-	}
-	for _, tt := range []struct {
-		name, query, body string
-		class             *soulbox.Isolation
-		imports           func(soulbox.ImageSource, func(string)) error
-		want              []string // the keys of the lines
-		last              string   // a part of the last line
-	}{
-		{"tar", "name=mine", "some tar", nil, readAll, []string{"progress", "template"}, `"id":"tpl1"`},
-		{"image", "name=mine&image=debian:bookworm&isolation=runc", "", new(soulbox.Runc), func(s soulbox.ImageSource, progress func(string)) error {
-			if s.Tar != nil {
-				return errors.New("a tar as well")
-			}
-			progress("pull " + s.Ref)
-			progress("unpack")
-			return nil
-		}, []string{"progress", "progress", "template"}, `"name":"base"`},
-		{"fails at once", "name=mine&isolation=gvisor", "x", new(soulbox.GVisor), func(soulbox.ImageSource, func(string)) error {
-			return soulbox.Errorf(soulbox.Conflict, "there is a template 'mine' already")
-		}, nil, "there is a template 'mine' already"},
-		{"fails later", "name=mine&isolation=", "x", nil, func(_ soulbox.ImageSource, progress func(string)) error {
-			progress("begin")
-			return soulbox.Errorf(soulbox.Invalid, "the tar holds a device")
-		}, []string{"progress", "error"}, `"code":400,"message":"the tar holds a device"`},
-		{"breaks later", "name=mine", "x", nil, func(_ soulbox.ImageSource, progress func(string)) error {
-			progress("begin")
-			return errors.New("secret detail")
-		}, []string{"progress", "error"}, `"code":500,"message":"internal error"`},
-		{"no progress", "name=mine", "x", nil, func(soulbox.ImageSource, func(string)) error { return nil }, []string{"template"}, `"id":"tpl1"`},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			w := &world{imports: tt.imports}
-			res := ask(newAPI(t, w), "POST", "/v1/templates/import?"+tt.query, tt.body, "ours")
-			if diff := cmp.Diff(soulbox.ImportRequest{Team: "ours", Name: "mine", Isolation: tt.class}, w.asked); diff != "" {
-				t.Errorf("asked for (-want +got):\n%s", diff)
-			}
-			if tt.want == nil {
-				wantFailure(t, res, 409, tt.last)
-				return
-			}
-			if ct := res.Header().Get("Content-Type"); res.Code != 200 || ct != "application/x-ndjson" {
-				t.Errorf("%d, %s, want 200, application/x-ndjson", res.Code, ct)
-			}
-			var got []string
-			last := ""
-			for last = range strings.Lines(res.Body.String()) {
-				var line map[string]json.RawMessage
-				if err := json.Unmarshal([]byte(last), &line); err != nil || len(line) != 1 {
-					t.Fatalf("line %q: %v, want an object with one key", last, err)
-				}
-				for k := range line {
-					got = append(got, k)
-				}
-			}
-			if !cmp.Equal(got, tt.want) || !strings.Contains(last, tt.last) {
-				t.Errorf("lines %v, the last %s, want %v, the last with %s", got, last, tt.want, tt.last)
-			}
-		})
-	}
-}
-
-// TestImportStreams sends a tar in two parts and the second only after the
-// progress of the first has come back, on a real connection.
-func TestImportStreams(t *testing.T) {
-	w := &world{imports: func(s soulbox.ImageSource, progress func(string)) error {
-		in := bufio.NewReader(s.Tar)
-		for range 2 {
-			line, err := in.ReadString('\n')
-			if err != nil {
-				return err
-			}
-			progress(line)
-		}
-		return nil
-	}}
-	s := httptest.NewServer(newAPI(t, w))
-	defer s.Close()
-	pr, pw := io.Pipe()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.URL+"/v1/templates/import?name=mine", pr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("X-API-KEY", "ours")
-	first := make(chan error, 1)
-	go func() {
-		_, err := pw.Write([]byte("first\n"))
-		first <- err
-	}()
-	client := &http.Client{Timeout: 20 * time.Second}
-	res, err := client.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	if err := <-first; err != nil {
-		t.Fatal(err)
-	}
-	in := bufio.NewReader(res.Body)
-	if line, err := in.ReadString('\n'); err != nil || line != `{"progress":"first\n"}`+"\n" {
-		t.Fatalf("first line %q, %v", line, err)
-	}
-	if _, err := pw.Write([]byte("second\n")); err != nil {
-		t.Fatal(err)
-	}
-	pw.Close()
-	rest, err := io.ReadAll(in)
-	if err != nil || !strings.HasPrefix(string(rest), `{"progress":"second\n"}`+"\n"+`{"template":{"id":"tpl1"`) {
-		t.Errorf("the rest %q, %v", rest, err)
-	}
-}
-
-// TestImportCutOff drops the connection half way through the tar: the import
-// must see an error, not the end of a tar.
-func TestImportCutOff(t *testing.T) {
-	got := make(chan error, 1)
-	w := &world{imports: func(s soulbox.ImageSource, progress func(string)) error {
-		progress("reading")
-		_, err := io.Copy(io.Discard, s.Tar)
-		got <- err
-		return err
-	}}
-	s := httptest.NewServer(newAPI(t, w))
-	defer s.Close()
-	ctx, cancel := context.WithCancel(t.Context())
-	pr, _ := io.Pipe()
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL+"/v1/templates/import?name=mine", pr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("X-API-KEY", "ours")
-	client := &http.Client{Timeout: 20 * time.Second}
-	res, err := client.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	cancel()
-	select {
-	case err := <-got:
-		if soulbox.KindOf(err) != soulbox.Invalid {
-			t.Errorf("the import read %v, want an Invalid error", err)
-		}
-	case <-time.After(10 * time.Second):
-		t.Error("the import still waits for the rest of the tar")
-	}
-}
-
-// TestImportLeavesNoRequest sends a body that nobody reads and that looks like
-// requests. Whatever becomes of the import, they must not be answered: whoever
-// shares the connection would get the answers of others.
-func TestImportLeavesNoRequest(t *testing.T) {
-	body := strings.Repeat("GET /v1/version HTTP/1.1\r\nHost: x\r\nX-API-KEY: ours\r\n\r\n", 50_000)
-	for name, tt := range map[string]struct {
-		code    int
-		imports func(soulbox.ImageSource, func(string)) error
-	}{
-		"fails at once": {409, func(soulbox.ImageSource, func(string)) error { return soulbox.Errorf(soulbox.Conflict, "no") }},
-		"fails later": {200, func(_ soulbox.ImageSource, progress func(string)) error {
-			progress("begin")
-			return soulbox.Errorf(soulbox.Conflict, "no")
-		}},
-		"ends early": {200, func(soulbox.ImageSource, func(string)) error { return nil }},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s := httptest.NewServer(newAPI(t, &world{imports: tt.imports}))
-			defer s.Close()
-			c, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.Listener.Addr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			go func() {
-				fmt.Fprintf(c, "POST /v1/templates/import?name=mine HTTP/1.1\r\nHost: x\r\nX-API-KEY: ours\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
-			}()
-			in := bufio.NewReader(c)
-			res, err := http.ReadResponse(in, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := io.Copy(io.Discard, res.Body); err != nil || res.StatusCode != tt.code {
-				t.Errorf("%d, %v, want %d and all of the answer", res.StatusCode, err, tt.code)
-			}
-			if next, err := http.ReadResponse(in, nil); err == nil {
-				t.Errorf("a part of the body was answered with %s", next.Status)
-			}
-		})
 	}
 }
 

@@ -25,6 +25,10 @@ type registry interface {
 	// makes it. Without a tag and a version, that one need not be ready.
 	Template(ctx context.Context, team soulbox.TeamID, ref soulbox.TemplateRef) (*soulbox.Template, error)
 	SetIsolation(ctx context.Context, team soulbox.TeamID, template soulbox.TemplateID, class soulbox.Isolation) (*soulbox.Template, error)
+	// Import makes a template of an image. It calls progress, possibly from
+	// several goroutines, and no more once it has returned.
+	Import(ctx context.Context, req soulbox.ImportRequest, progress func(line string)) (*soulbox.Template, error)
+	Remove(ctx context.Context, team soulbox.TeamID, template soulbox.TemplateID) error
 }
 
 // builder is for owners.
@@ -122,8 +126,10 @@ func TemplateRoutes(t registry, x exporter) []api.Route {
 		{Verb: get, Path: all, Permission: read, Handle: n.list},
 		{Verb: get, Path: "/v1/categories", Permission: read, Handle: n.categories},
 		{Verb: post, Path: all + "/validate", Permission: read, Handle: n.validate},
+		{Verb: post, Path: all + "/import", Permission: write, Handle: n.importImage, Upload: true},
 		{Verb: get, Path: one, Permission: read, Handle: n.get},
 		{Verb: patch, Path: one, Permission: write, Handle: n.change},
+		{Verb: remove, Path: one, Permission: write, Handle: n.remove},
 
 		{Verb: post, Path: one + "/builds", Permission: write, Handle: n.build, Upload: true},
 		{Verb: get, Path: one + "/builds", Permission: read, Handle: n.builds},

@@ -56,6 +56,7 @@ func TestTemplateAnswers(t *testing.T) {
 		{"", "PATCH", one, `{"licence":""}`, 200, soulbox.ListingChange{Licence: new("")}},
 		{"", "PATCH", one, `{"isolation":"runc"}`, 200, soulbox.Runc},
 		{"", "PATCH", one, `{"isolation":"gvisor","description":"x"}`, 200, soulbox.ListingChange{Description: new("x")}},
+		{"", "DELETE", one, "", 204, soulbox.TemplateID("tpl1")},
 		{"builds", "GET", one + "/builds", "", 200, soulbox.BuildFilter{Template: "tpl1", Limit: 100}},
 		{"builds", "GET", one + "/builds?state=ready&state=error&limit=5&cursor=c", "", 200, soulbox.BuildFilter{
 			Template: "tpl1", States: []soulbox.BuildState{soulbox.BuildReady, soulbox.BuildFailed}, Limit: 5, Cursor: "c",
@@ -249,6 +250,15 @@ func TestTemplateRefused(t *testing.T) {
 		{"POST", one + "/fork", `{"name":"a:b"}`, 400, "plain name"},
 		{"POST", one + "/fork", `{"name":"a/b"}`, 400, "plain name"},
 		{"POST", one + "/fork", `{"at":"a b"}`, 400, "is not a tag"},
+		{"DELETE", "/v1/templates/a%2Fb%2Fc", "", 400, "a name has"},
+		{"POST", "/v1/templates/import", "tar", 400, "a name has 1 to 128"},
+		{"POST", "/v1/templates/import?name=a/b", "tar", 400, "without namespace, tag and version"},
+		{"POST", "/v1/templates/import?name=a:b", "tar", 400, "without namespace, tag and version"},
+		{"POST", "/v1/templates/import?name=a@1", "tar", 400, "without namespace, tag and version"},
+		{"POST", "/v1/templates/import?name=a&isolation=docker", "tar", 400, `the isolation is gvisor or runc, not "docker"`},
+		{"POST", "/v1/templates/import?name=a", "", 400, "needs image=NAME or a tar"},
+		{"POST", "/v1/templates/import?name=a&image=debian", "tar", 400, "not both"},
+		{"POST", "/v1/templates/import?name=a&image=" + strings.Repeat("x", 513), "", 400, "image must not be longer"},
 		{"DELETE", one + "/publish", "", 405, "not possible here"},
 	} {
 		t.Run(tt.verb+" "+tt.path[:min(len(tt.path), 60)]+" "+tt.body[:min(len(tt.body), 30)], func(t *testing.T) {
@@ -282,6 +292,7 @@ func TestTemplateReaders(t *testing.T) {
 		"POST /v1/templates/{template}/promote": `{"to":"1.4"}`, "PUT /v1/templates/{template}/rating": `{"stars":4}`, "POST /v1/templates/{template}/report": `{"reason":"x"}`,
 		"POST /v1/templates/validate": `{"dockerfile":"FROM x"}`,
 	}
+	queries := map[string]string{"POST /v1/templates/import": "?name=new"}
 	export := func(w io.Writer) error {
 		_, err := io.WriteString(w, "a tar")
 		return err
@@ -295,7 +306,7 @@ func TestTemplateReaders(t *testing.T) {
 				if row.Upload {
 					body = tarOf(t, "Dockerfile", dockerfile)
 				}
-				return ask(newTemplateAPI(t, &shelf{exported: export}), row.Verb, fill(row.Path, template), body, key)
+				return ask(newTemplateAPI(t, &shelf{exported: export}), row.Verb, fill(row.Path, template)+queries[name], body, key)
 			}
 			for key, says := range map[string]string{"": "is needed", "wrong": "not valid"} {
 				wantFailure(t, as(key, "mine"), 401, says)

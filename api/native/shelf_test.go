@@ -25,6 +25,7 @@ const (
 // was asked.
 type shelf struct {
 	asked    any
+	imports  func(source soulbox.ImageSource, progress func(string)) error
 	uploaded map[string]string // by team and hash
 	problems []soulbox.Problem
 	exported func(io.Writer) error
@@ -87,6 +88,25 @@ func (s *shelf) SetIsolation(_ context.Context, team soulbox.TeamID, id soulbox.
 	t, err := s.own(team, id)
 	s.asked = class
 	return t, err
+}
+
+func (s *shelf) Import(_ context.Context, req soulbox.ImportRequest, progress func(string)) (*soulbox.Template, error) {
+	source := req.Source
+	req.Source = soulbox.ImageSource{}
+	s.asked = req
+	if s.imports == nil {
+		return s.all()[0], nil
+	}
+	if err := s.imports(source, progress); err != nil {
+		return nil, err
+	}
+	return s.all()[0], nil
+}
+
+func (s *shelf) Remove(_ context.Context, team soulbox.TeamID, id soulbox.TemplateID) error {
+	_, err := s.own(team, id)
+	s.asked = id
+	return err
 }
 
 func (s *shelf) Validate(_ context.Context, dockerfile string) ([]soulbox.Problem, error) {

@@ -11,40 +11,31 @@ import (
 	"github.com/soulbox/soulbox/api"
 )
 
-// removeTemplate removes a template by its id or name.
-func (n *room) removeTemplate(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
-	t, err := n.template(r, who)
+// remove removes a template by its id or name.
+func (n *templateRoom) remove(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
+	t, err := n.find(r, who)
 	if err != nil {
 		return err
 	}
-	if err := n.templates.Remove(r.Context(), who.Team, t.ID); err != nil {
+	if err := n.registry.Remove(r.Context(), who.Team, t.ID); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
 
-// template returns the one that the path means, by its id or name.
-func (n *room) template(r *http.Request, who soulbox.Actor) (*soulbox.Template, error) {
-	ref, err := soulbox.ParseTemplateRef(r.PathValue("template"))
-	if err != nil {
-		return nil, err
-	}
-	return n.templates.Template(r.Context(), who.Team, ref)
-}
-
-// importTemplate makes a template of an image's name or of the tar in the
+// importImage makes a template of an image's name or of the tar in the
 // body, and tells how it goes, a line of JSON at a time. What goes wrong before
 // the first line is an ordinary error with its status; later the status has
 // been sent, and the last line tells.
-func (n *room) importTemplate(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
+func (n *templateRoom) importImage(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
 	query := r.URL.Query()
 	ref, err := soulbox.ParseTemplateRef(query.Get("name"))
 	if err != nil {
 		return err
 	}
-	if ref.Namespace != "" || ref.Tag != "" {
-		return soulbox.Errorf(soulbox.Invalid, "name: a template is imported under a plain name, without namespace and tag")
+	if ref != (soulbox.TemplateRef{Name: ref.Name}) {
+		return soulbox.Errorf(soulbox.Invalid, "name: a template is imported under a plain name, without namespace, tag and version")
 	}
 	req := soulbox.ImportRequest{Team: who.Team, Name: ref.Name}
 	if s := query.Get("isolation"); s != "" {
@@ -59,7 +50,7 @@ func (n *room) importTemplate(w http.ResponseWriter, r *http.Request, who soulbo
 	}
 
 	lines := newLines(w)
-	t, err := n.templates.Import(r.Context(), req, lines.progress)
+	t, err := n.registry.Import(r.Context(), req, lines.progress)
 	if err != nil {
 		if !lines.begun() {
 			return err
