@@ -14,7 +14,7 @@
 //
 // # Limits
 //
-// A JSON body has at most 1 MiB and half a minute to arrive; an upload may be
+// A JSON body has at most 1 MiB, unless its route says otherwise, and half a minute to arrive; an upload may be
 // large but not stand still. Headers and idle connections are bounded by the
 // server that [NewServer] configures.
 package api
@@ -127,7 +127,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, route Route) {
 	id := rand.Text()
 	out := &answer{ResponseWriter: w}
 	out.Header().Set("X-Request-Id", id)
-	r, body := guardBody(w, r, route.Upload)
+	r, body := guardBody(w, r, route)
 
 	actor, err := a.run(out, r, route)
 	if err != nil && !out.started() {

@@ -96,6 +96,13 @@ func routes() []api.Route {
 			w.WriteHeader(http.StatusNoContent)
 			return nil
 		}},
+		{Verb: "POST", Path: "/long", Permission: api.WriteSandboxes, Body: 2 << 20, Handle: func(w http.ResponseWriter, r *http.Request, _ soulbox.Actor) error {
+			var body thing
+			if err := api.Decode(r, &body); err != nil {
+				return err
+			}
+			return api.Answer(w, http.StatusOK, len(body.Name))
+		}},
 		{Verb: "POST", Path: "/upload", Permission: api.WriteTemplates, Upload: true, Handle: func(w http.ResponseWriter, r *http.Request, _ soulbox.Actor) error {
 			n, err := io.Copy(io.Discard, r.Body)
 			if err != nil {
@@ -191,6 +198,7 @@ func TestErrors(t *testing.T) {
 		{"conflict", "GET", "/conflict", "", nil, 409, "not now"},
 		{"exhausted", "GET", "/exhausted", "", nil, 429, "20 sandboxes run already"},
 		{"body too large", "POST", "/things", `{"name":"` + strings.Repeat("x", 1<<20) + `"}`, nil, 413, "too large"},
+		{"body too large even there", "POST", "/long", `{"name":"` + strings.Repeat("x", 2<<20) + `"}`, nil, 413, "too large"},
 		{"no body", "POST", "/things", "", nil, 400, "needs a body"},
 		{"only space", "POST", "/things", " \n", nil, 400, "needs a body"},
 		{"not JSON", "POST", "/things", "{name", nil, 400, "not valid JSON (at byte 2)"},
@@ -226,6 +234,14 @@ func TestErrors(t *testing.T) {
 				t.Errorf("message %q does not name request %s", f.Message, id)
 			}
 		})
+	}
+}
+
+func TestLongBody(t *testing.T) {
+	a, _ := newAPI(t, api.Options{})
+	w := ask(a, "POST", "/long", `{"name":"`+strings.Repeat("x", 3<<19)+`"}`)
+	if w.Code != http.StatusOK || strings.TrimSpace(w.Body.String()) != "1572864" {
+		t.Errorf("%d %s, want 200 and every byte of the body", w.Code, w.Body)
 	}
 }
 

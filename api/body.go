@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net/http"
@@ -11,7 +12,7 @@ import (
 )
 
 const (
-	maxJSON   = 1 << 20  // bytes of a JSON body
+	maxJSON   = 1 << 20  // bytes of a JSON body, unless its route says otherwise
 	maxUpload = 64 << 30 // bytes of an upload; images of more than this are a mistake
 
 	jsonTime   = 30 * time.Second // for all of a JSON body to arrive
@@ -33,15 +34,15 @@ type body struct {
 // net/http looks into the body of the request that it has made: only there does
 // it find that something was left unread, and that the connection must not serve
 // another request, which what is left would be taken for.
-func guardBody(w http.ResponseWriter, r *http.Request, upload bool) (*http.Request, *body) {
-	size := int64(maxJSON)
-	if upload {
+func guardBody(w http.ResponseWriter, r *http.Request, route Route) (*http.Request, *body) {
+	size := cmp.Or(route.Body, maxJSON)
+	if route.Upload {
 		size = maxUpload
 	}
 	b := &body{
 		ReadCloser: http.MaxBytesReader(w, r.Body, size),
 		conn:       http.NewResponseController(w),
-		upload:     upload,
+		upload:     route.Upload,
 		done:       r.Body == nil || r.Body == http.NoBody,
 	}
 	r = r.WithContext(r.Context())

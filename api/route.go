@@ -20,7 +20,8 @@ type Route struct {
 	Path       string // as [http.ServeMux] reads it: /sandboxes/{sandboxID}
 	Permission Permission
 	Handle     Handler
-	Upload     bool // the body is a stream of bytes; otherwise it is small JSON
+	Upload     bool  // the body is a stream of bytes; otherwise it is JSON
+	Body       int64 // the most bytes of JSON; 0: 1 MiB
 }
 
 // String returns the row's pattern: its verb and path.
