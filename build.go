@@ -213,6 +213,7 @@ type BuildFilter struct {
 type BuildPage struct {
 	Builds []*Build
 	Next   string // the cursor of the next page; empty on the last
+	Total  int    // how many the filter selects on all pages
 }
 
 // A Tag is a name for one of a template's builds, which may come to mean
