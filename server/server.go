@@ -186,7 +186,7 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 
 	// Asking.
 	routes := append(
-		e2b.Routes(sandboxes, s.teams, templates, e2b.Options{Domain: cfg.Domain}),
+		e2b.Routes(sandboxes, s.teams, templates, e2b.Options{Domain: cfg.Domain, Seed: seed, Disk: cfg.size().Disk}),
 		native.Routes(sandboxes, s.teams, native.Options{Version: cfg.Version, Domain: cfg.Domain, Pools: machine})...,
 	)
 	routes = slices.Concat(routes, native.SessionRoutes(sessions), native.TemplateRoutes(templates, nil))

@@ -2,9 +2,9 @@
 // their JSON, their defaults. It speaks both dialects of creating and
 // connecting, v1 (SDKs up to 2.50 and the CLI) and v2 (from 2.51 on).
 //
-// Wire types live and die here. What comes in becomes a noun in request.go,
-// what goes out is made of nouns in wire.go, and nothing else in the house
-// knows how E2B spells it.
+// Wire types live and die here. What comes in becomes a noun in request.go and
+// buildrequest.go, what goes out is made of nouns in wire.go and buildwire.go,
+// and nothing else in the house knows how E2B spells it.
 //
 // # What we cannot do
 //
@@ -12,10 +12,15 @@
 // ignored: a program that asked for a firewall must not run without one. An
 // option that says what is the case anyway passes. Whole features that come
 // later have their rows in the table and say so (later.go).
+//
+// A recipe of a template is different: what its author got wrong is found by
+// the build, at its step, because SDKs show the line of the program that wrote
+// that step. Only what no SDK sends is refused at the door.
 package e2b
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"time"
 
@@ -59,11 +64,38 @@ type teams interface {
 	RevokeKey(ctx context.Context, team soulbox.TeamID, id soulbox.KeyID) error
 }
 
-// templates is what this room needs of whoever keeps templates.
+// templates is what this room needs of whoever keeps templates and builds them.
+// What a team may not start is NotFound, as if it did not exist; what it may
+// start but not change is Forbidden to change.
 type templates interface {
 	Templates(ctx context.Context, team soulbox.TeamID) ([]*soulbox.Template, error)
 	Template(ctx context.Context, team soulbox.TeamID, ref soulbox.TemplateRef) (*soulbox.Template, error)
+	// Publish lets every team start a template, or its own only.
+	Publish(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID, public bool) (*soulbox.Template, error)
+	// Remove is Invalid while sandboxes live that were made of it.
 	Remove(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID) error
+
+	// Draft registers a build, and its template if there is none of that name.
+	// What is 0 in size is as before, or as usual.
+	Draft(ctx context.Context, team soulbox.TeamID, name string, tags []string, size soulbox.Size) (*soulbox.Template, *soulbox.Build, error)
+	// Trigger gives a draft its recipe and lines it up. Only a draft can have
+	// that; with anything else it is Invalid or a Conflict.
+	Trigger(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID, build soulbox.BuildID, recipe soulbox.Recipe, logins map[string]soulbox.Login) error
+	// Fail ends a draft of which nothing can come, and says why.
+	Fail(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID, build soulbox.BuildID, why soulbox.BuildFailure) error
+	Build(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID, build soulbox.BuildID) (*soulbox.Build, error)
+	Builds(ctx context.Context, team soulbox.TeamID, filter soulbox.BuildFilter) (soulbox.BuildPage, error)
+	BuildLog(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID, build soulbox.BuildID, query soulbox.BuildLogQuery) ([]soulbox.BuildLine, error)
+
+	// HasUpload is NotFound where the template is not the team's own.
+	HasUpload(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID, hash string) (bool, error)
+	// PutUpload keeps a tar, which may be compressed, for the builds of the team
+	// that has the template. It does not ask who sends it.
+	PutUpload(ctx context.Context, id soulbox.TemplateID, hash string, archive io.Reader) error
+
+	Tags(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID) ([]soulbox.Tag, error)
+	AssignTags(ctx context.Context, team soulbox.TeamID, target soulbox.TemplateRef, tags []string) (*soulbox.Build, error)
+	RemoveTags(ctx context.Context, team soulbox.TeamID, ref soulbox.TemplateRef, tags []string) error
 }
 
 // Options are what the room can do without.
@@ -71,6 +103,10 @@ type Options struct {
 	// Domain is where <port>-<sandbox>.<domain> leads to this server; clients
 	// build the hosts of sandboxes from it. Empty: they use their own.
 	Domain string
+
+	Seed soulbox.TokenSeed // of the links for uploads
+	Disk soulbox.Bytes     // what a sandbox of a new template can write; 0: nobody knows
+	AWS  *http.Client      // asks Amazon for passwords; nil: one of the room's own
 }
 
 // room answers E2B's requests.
@@ -79,11 +115,17 @@ type room struct {
 	teams     teams
 	templates templates
 	domain    string
+	seed      soulbox.TokenSeed
+	disk      soulbox.Bytes
+	aws       *http.Client
 }
 
 // Routes returns the rows of E2B's control plane.
 func Routes(f fleet, t teams, tpl templates, o Options) []api.Route {
-	e := &room{fleet: f, teams: t, templates: tpl, domain: o.Domain}
+	e := &room{fleet: f, teams: t, templates: tpl, domain: o.Domain, seed: o.Seed, disk: o.Disk, aws: o.AWS}
+	if e.aws == nil {
+		e.aws = newAWSClient()
+	}
 	const (
 		get    = http.MethodGet
 		post   = http.MethodPost
@@ -125,9 +167,26 @@ func Routes(f fleet, t teams, tpl templates, o Options) []api.Route {
 		{Verb: get, Path: "/v2/templates", Permission: api.ReadTemplates, Handle: e.listTemplatesV2},
 		{Verb: get, Path: "/default-templates", Permission: api.ReadTemplates, Handle: e.listDefaultTemplates},
 		{Verb: get, Path: "/templates/{templateID}", Permission: api.ReadTemplates, Handle: e.template},
+		{Verb: patch, Path: "/templates/{templateID}", Permission: api.WriteTemplates, Handle: e.changeTemplateV1},
+		{Verb: patch, Path: "/v2/templates/{templateID}", Permission: api.WriteTemplates, Handle: e.changeTemplateV2},
 		{Verb: remove, Path: "/templates/{templateID}", Permission: api.WriteTemplates, Handle: e.removeTemplate},
 		{Verb: get, Path: "/templates/aliases/{alias}", Permission: api.ReadTemplates, Handle: e.alias},
+
+		{Verb: post, Path: "/v3/templates", Permission: api.WriteTemplates, Handle: e.draftBuild},
+		{Verb: post, Path: "/v2/templates/{templateID}/builds/{buildID}", Permission: api.WriteTemplates, Handle: e.triggerBuild, Body: maxRecipe},
+		{Verb: get, Path: "/templates/{templateID}/builds/{buildID}/status", Permission: api.ReadTemplates, Handle: e.buildStatus},
+		{Verb: get, Path: "/templates/{templateID}/builds/{buildID}/logs", Permission: api.ReadTemplates, Handle: e.buildLogs},
+		{Verb: get, Path: "/templates/{templateID}/files/{hash}", Permission: api.WriteTemplates, Handle: e.uploadLink},
+		{Verb: put, Path: "/templates/{templateID}/files/{hash}", Permission: api.Anyone, Handle: e.upload, Upload: true}, // the link is the permission
+
+		{Verb: post, Path: "/templates/tags", Permission: api.WriteTemplates, Handle: e.assignTags},
+		{Verb: remove, Path: "/templates/tags", Permission: api.WriteTemplates, Handle: e.removeTags},
+		// net/http refuses /templates/{templateID}/tags beside
+		// /templates/aliases/{alias}, because a template might be named "aliases".
+		{Verb: get, Path: "/templates/{templateID}/{part}", Permission: api.ReadTemplates, Handle: e.templatePart},
+		{Verb: get, Path: "/templates/{templateID}/tags/{part}", Permission: api.ReadTemplates, Handle: e.tagsPart},
 	}
+	rows = append(rows, e.goneRoutes()...)
 	return append(rows, e.laterRoutes()...)
 }
 

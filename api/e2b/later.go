@@ -13,7 +13,6 @@ func (e *room) laterRoutes() []api.Route {
 	const (
 		get    = http.MethodGet
 		post   = http.MethodPost
-		patch  = http.MethodPatch
 		remove = http.MethodDelete
 	)
 	var rows []api.Route
@@ -25,28 +24,7 @@ func (e *room) laterRoutes() []api.Route {
 
 	add("measuring a team", api.ReadTeam, get, "/teams/{teamID}/metrics", "/teams/{teamID}/metrics/max")
 
-	add("building a template", api.WriteTemplates, post,
-		"/templates", "/v2/templates", "/v3/templates", "/templates/{templateID}",
-		"/templates/{templateID}/builds/{buildID}", "/v2/templates/{templateID}/builds/{buildID}")
-	add("building a template", api.ReadTemplates, get,
-		"/templates/{templateID}/builds/{buildID}/status", "/templates/{templateID}/builds/{buildID}/logs")
-	add("uploading files for a template", api.WriteTemplates, get, "/templates/{templateID}/files/{hash}")
-	add("publishing a template", api.WriteTemplates, patch, "/templates/{templateID}", "/v2/templates/{templateID}")
-	add("tagging a template", api.WriteTemplates, post, "/templates/tags")
-	add("tagging a template", api.WriteTemplates, remove, "/templates/tags")
-	add("listing the tags of a template", api.ReadTemplates, get,
-		"/templates/{templateID}/tags/{part}", "/templates/{templateID}/tags/{tag}/assignments")
-	// net/http refuses /templates/{templateID}/tags beside
-	// /templates/aliases/{alias}, because a template might be named "aliases".
-	rows = append(rows, api.Route{
-		Verb: get, Path: "/templates/{templateID}/{part}", Permission: api.ReadTemplates,
-		Handle: func(_ http.ResponseWriter, r *http.Request, _ soulbox.Actor) error {
-			if r.PathValue("part") != "tags" {
-				return soulbox.Errorf(soulbox.NotFound, "there is no %.200q here", r.URL.Path)
-			}
-			return notYet("listing the tags of a template")
-		},
-	})
+	add("the history of a template's tags", api.ReadTemplates, get, "/templates/{templateID}/tags/{tag}/assignments")
 
 	const volumes = "a volume that outlives its sandbox"
 	add(volumes, api.ReadSandboxes, get, "/volumes", "/volumes/{volumeID}")
@@ -58,6 +36,23 @@ func (e *room) laterRoutes() []api.Route {
 	add(secrets, api.WriteTeam, post, "/secrets", "/secrets/{secretID}")
 	add(secrets, api.WriteTeam, remove, "/secrets/{secretID}")
 	return rows
+}
+
+// goneRoutes returns the rows of how templates were built before E2B's SDKs had
+// a builder: a Dockerfile in the request, an image pushed to E2B's registry.
+// No SDK from 2.45 on and no command line from 2.19 on uses them.
+func (e *room) goneRoutes() []api.Route {
+	var rows []api.Route
+	for _, p := range []string{"/templates", "/v2/templates", "/templates/{templateID}", "/templates/{templateID}/builds/{buildID}"} {
+		rows = append(rows, api.Route{Verb: http.MethodPost, Path: p, Permission: api.WriteTemplates, Handle: e.gone})
+	}
+	return rows
+}
+
+// gone names the way that is there instead.
+func (e *room) gone(http.ResponseWriter, *http.Request, soulbox.Actor) error {
+	return soulbox.Errorf(soulbox.Invalid, "templates are not built this way any more: update the client, or use "+
+		"POST /v3/templates and then POST /v2/templates/{templateID}/builds/{buildID}")
 }
 
 // later answers that what is not there yet.

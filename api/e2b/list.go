@@ -127,8 +127,8 @@ func (e *room) templateFilter(r *http.Request, who soulbox.Actor, name string) (
 	if ref.Tag != "" {
 		return "", soulbox.Errorf(soulbox.Invalid, "template: sandboxes cannot be found by the tag %q of their template", ref.Tag)
 	}
-	t, err := e.templates.Template(r.Context(), who.Team, ref)
-	if k := soulbox.KindOf(err); k == soulbox.NotFound || k == soulbox.Forbidden {
+	t, err := e.find(r.Context(), who.Team, ref)
+	if soulbox.KindOf(err) == soulbox.NotFound {
 		return "", nil
 	}
 	if err != nil {

@@ -104,7 +104,7 @@ func TestTemplatePages(t *testing.T) {
 			break
 		}
 	}
-	if want := []string{"tpl1", "tpl2"}; !cmp.Equal(ids, want) {
+	if want := []string{"tpl1", "tpl2", "tpl5"}; !cmp.Equal(ids, want) {
 		t.Errorf("pages of one: %v, want %v", ids, want)
 	}
 }

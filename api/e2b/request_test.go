@@ -82,7 +82,7 @@ func TestCreate(t *testing.T) {
 			Team: "ours", Template: soulbox.TemplateRef{Name: "base"}, Timeout: 15 * time.Second, Network: soulbox.Network{Internet: true},
 		}
 		tt.want(&want)
-		if diff := cmp.Diff(any(want), w.asked); diff != "" {
+		if diff := cmp.Diff(any(want), w.asked, inside); diff != "" {
 			t.Errorf("%s: the fleet was asked (-want +got):\n%s", tt.name, diff)
 		}
 	}

@@ -231,7 +231,7 @@ func entryOf(l soulbox.LogEntry) logEntry {
 	if fields == nil {
 		fields = map[string]string{} // required to be an object
 	}
-	return logEntry{Timestamp: moment(l.At), Message: l.Message, Level: levelOf(l), Fields: fields}
+	return logEntry{Timestamp: moment(l.At), Message: l.Message, Level: levelOf(l.Level), Fields: fields}
 }
 
 // lineOf packs an entry into one string of JSON: the CLI unpacks it and needs
@@ -244,17 +244,17 @@ func lineOf(l soulbox.LogEntry) logLine {
 	if all["logger"] == "" {
 		all["logger"] = "sandbox"
 	}
-	all["level"] = levelOf(l)
+	all["level"] = levelOf(l.Level)
 	all["message"] = l.Message
 	b, _ := json.Marshal(all) // a map of strings always encodes
 	return logLine{Timestamp: moment(l.At), Line: string(b)}
 }
 
 // levelOf is one of the four levels that clients know.
-func levelOf(l soulbox.LogEntry) string {
-	switch l.Level {
+func levelOf(level string) string {
+	switch level {
 	case "debug", "warn", "error":
-		return l.Level
+		return level
 	}
 	return "info"
 }
@@ -326,34 +326,19 @@ type templateAnswer struct {
 	IsDefault     bool       `json:"isDefault"`
 }
 
-// templateDetail is a template with its builds; ours have one, the import.
+// templateDetail is a template with a page of its builds, newest first.
 type templateDetail struct {
 	templateAnswer
 
-	Builds []build `json:"builds"`
+	Builds []buildAnswer `json:"builds"`
 }
 
-type build struct {
-	BuildID     string    `json:"buildID"`
-	Status      string    `json:"status"`
-	CreatedAt   time.Time `json:"createdAt"`
-	UpdatedAt   time.Time `json:"updatedAt"`
-	FinishedAt  time.Time `json:"finishedAt"`
-	CPUCount    int       `json:"cpuCount"`
-	MemoryMB    int64     `json:"memoryMB"`
-	DiskSizeMB  int64     `json:"diskSizeMB"`
-	EnvdVersion string    `json:"envdVersion"`
-}
-
-// templateOf describes t to the members of team.
-func templateOf(t *soulbox.Template, team *soulbox.Team) templateAnswer {
-	name := t.Name
-	if t.Team == team.ID {
-		name = qualified(t.Name, team)
-	}
-	return templateAnswer{
+// templateOf describes t, of which builds is a page that begins with the newest
+// one.
+func templateOf(t *soulbox.Template, name string, builds soulbox.BuildPage) templateAnswer {
+	a := templateAnswer{
 		TemplateID:  string(t.ID),
-		BuildID:     buildIDOf(t),
+		BuildID:     string(t.Build),
 		CPUCount:    t.Size.CPUs,
 		MemoryMB:    int64(t.Size.Memory / soulbox.MiB),
 		DiskSizeMB:  int64(t.Size.Disk / soulbox.MiB),
@@ -363,33 +348,34 @@ func templateOf(t *soulbox.Template, team *soulbox.Team) templateAnswer {
 		CreatedAt:   moment(t.CreatedAt),
 		UpdatedAt:   moment(t.UpdatedAt),
 		SpawnCount:  t.Starts,
-		BuildCount:  1,
+		BuildCount:  builds.Total,
 		EnvdVersion: envdVersion,
-		BuildStatus: "ready",
+		BuildStatus: string(soulbox.BuildReady),
 		IsDefault:   t.Team == "",
 	}
+	if len(builds.Builds) > 0 {
+		newest := builds.Builds[0]
+		a.BuildStatus = statusOf(newest)
+		if a.BuildID == "" { // none was ready yet; clients want one
+			a.BuildID = string(newest.ID)
+		}
+	}
+	return a
 }
 
-func templateDetailOf(t *soulbox.Template, team *soulbox.Team) templateDetail {
-	a := templateOf(t, team)
-	return templateDetail{templateAnswer: a, Builds: []build{{
-		BuildID:     a.BuildID,
-		Status:      a.BuildStatus,
-		CreatedAt:   a.CreatedAt,
-		UpdatedAt:   a.UpdatedAt,
-		FinishedAt:  a.UpdatedAt,
-		CPUCount:    a.CPUCount,
-		MemoryMB:    a.MemoryMB,
-		DiskSizeMB:  a.DiskSizeMB,
-		EnvdVersion: a.EnvdVersion,
-	}}}
-}
-
-// buildIDOf makes a UUID of the image, since clients want builds to have one.
-func buildIDOf(t *soulbox.Template) string {
+// snapshotDetail shows a snapshot to those who ask for a template: one build,
+// which is ready. Its id is made of the image, since clients want a UUID.
+func snapshotDetail(s *soulbox.Snapshot, team *soulbox.Team) templateDetail {
+	t := templateOfSnapshot(s)
 	sum, err := hex.DecodeString(t.Image)
 	if err != nil {
 		sum = []byte(t.Image)
 	}
-	return uuid.NewSHA1(uuid.NameSpaceOID, sum).String()
+	t.Build = soulbox.BuildID(uuid.NewSHA1(uuid.NameSpaceOID, sum).String())
+	b := &soulbox.Build{
+		ID: t.Build, State: soulbox.BuildReady, Size: t.Size,
+		CreatedAt: t.CreatedAt, QueuedAt: t.CreatedAt, EndedAt: t.UpdatedAt,
+	}
+	page := soulbox.BuildPage{Builds: []*soulbox.Build{b}, Total: 1}
+	return templateDetail{templateOf(t, qualified(t.Name, team), page), []buildAnswer{buildAnswerOf(b)}}
 }

@@ -37,11 +37,14 @@ const (
 	keyID    = "0b9f7c0e-6d5b-4a0e-9f55-0d6f3a1c2b3d"
 )
 
+// inside lets cmp look into nouns.
+var inside = cmp.AllowUnexported(soulbox.VersionRange{})
+
 var epoch = time.Date(2026, 3, 4, 5, 6, 7, 891234567, time.FixedZone("here", 2*60*60))
 
 // world stands for the rooms behind the API: one team with two sandboxes that
-// run and one that is paused, two snapshots, a template of its own and the
-// house's. It remembers what it was asked.
+// run and one that is paused, two snapshots, templates and their builds. It
+// remembers what it was asked.
 type world struct {
 	asked any
 	fail  error // what every call of the fleet returns, if set
@@ -50,6 +53,9 @@ type world struct {
 	shadow  bool // the team's snapshot has the name of the house's template
 	quicker bool // somebody else resumes what is paused before we do
 	removed map[soulbox.SnapshotID]bool
+
+	talks    bool       // what is not to be known is Forbidden instead of NotFound
+	uploaded chan error // gets what reading an upload ended with
 }
 
 func (w *world) Authenticate(_ context.Context, plain string) (soulbox.Actor, error) {
@@ -309,7 +315,11 @@ func (w *world) Logs(_ context.Context, team soulbox.TeamID, id soulbox.SandboxI
 }
 
 func (w *world) Team(_ context.Context, id soulbox.TeamID) (*soulbox.Team, error) {
-	return &soulbox.Team{ID: id, Name: "Our team", Slug: "our-team"}, nil
+	limits := soulbox.Limits{CPUs: 4, Memory: 2 * soulbox.GiB}
+	if id != "ours" {
+		return &soulbox.Team{ID: id, Name: "Their team", Slug: "their-team", Limits: limits}, nil
+	}
+	return &soulbox.Team{ID: id, Name: "Our team", Slug: "our-team", Limits: limits}, nil
 }
 
 func (w *world) Keys(context.Context, soulbox.TeamID) ([]*soulbox.Key, error) {
@@ -340,37 +350,14 @@ func (w *world) key(team soulbox.TeamID, id soulbox.KeyID) error {
 	return nil
 }
 
-func (w *world) Templates(_ context.Context, team soulbox.TeamID) ([]*soulbox.Template, error) {
-	size := soulbox.Size{CPUs: 2, Memory: 512 * soulbox.MiB, Disk: 10 * soulbox.GiB}
-	house := &soulbox.Template{ID: "tpl1", Name: "base", Public: true, Image: strings.Repeat("ab", 32), Size: size, Starts: 12, CreatedAt: epoch, UpdatedAt: epoch.Add(time.Hour)}
-	if team != "ours" {
-		return []*soulbox.Template{house}, nil
-	}
-	ours := &soulbox.Template{ID: "tpl2", Team: "ours", Name: "mine", Image: strings.Repeat("cd", 32), Size: size, CreatedAt: epoch, UpdatedAt: epoch}
-	return []*soulbox.Template{ours, house}, nil
-}
-
-func (w *world) Template(ctx context.Context, team soulbox.TeamID, ref soulbox.TemplateRef) (*soulbox.Template, error) {
-	if ref.Name == "private" {
-		return nil, soulbox.Errorf(soulbox.Forbidden, "template 'private' is another team's")
-	}
-	all, _ := w.Templates(ctx, team)
-	for _, t := range all {
-		if t.Name == ref.Name || string(t.ID) == ref.Name {
-			return t, nil
-		}
-	}
-	return nil, soulbox.Errorf(soulbox.NotFound, "template '%s' not found", ref.Name)
-}
-
-func (w *world) Remove(_ context.Context, team soulbox.TeamID, id soulbox.TemplateID) error {
-	w.asked = id
-	return nil
-}
-
 func newAPI(t testing.TB, w *world, domain string) http.Handler {
 	t.Helper()
-	a, err := api.New(slog.New(slog.DiscardHandler), w, e2b.Routes(w, w, w, e2b.Options{Domain: domain}), api.Options{})
+	return apiOf(t, w, e2b.Options{Domain: domain, Seed: seed, Disk: 10 * soulbox.GiB, AWS: amazon(t)})
+}
+
+func apiOf(t testing.TB, w *world, o e2b.Options) http.Handler {
+	t.Helper()
+	a, err := api.New(slog.New(slog.DiscardHandler), w, e2b.Routes(w, w, w, o), api.Options{})
 	if err != nil {
 		t.Fatalf("the route table is wrong: %v", err)
 	}
@@ -397,12 +384,18 @@ func golden(t *testing.T, name string, got []byte) {
 	if err := json.Indent(&pretty, got, "", "  "); err != nil {
 		t.Fatalf("%s: %q is not JSON: %v", name, got, err)
 	}
-	file := filepath.Join("testdata", name+".json")
+	goldenText(t, name+".json", pretty.String())
+}
+
+// goldenText compares text with testdata/name.
+func goldenText(t *testing.T, name, got string) {
+	t.Helper()
+	file := filepath.Join("testdata", name)
 	if *update {
 		if err := os.MkdirAll("testdata", 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(file, pretty.Bytes(), 0o644); err != nil {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -410,7 +403,7 @@ func golden(t *testing.T, name string, got []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(string(want), pretty.String()); diff != "" {
+	if diff := cmp.Diff(string(want), got); diff != "" {
 		t.Errorf("answer differs from %s (-want +got):\n%s", file, diff)
 	}
 }

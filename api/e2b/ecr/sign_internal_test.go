@@ -22,23 +22,32 @@ func TestVectors(t *testing.T) {
 		{"post-vanilla", "POST", nil, "", "host;x-amz-date", "5da7c1a2acd57cee7505fc6676e4e544621c30862966e37dddb68e92efbe5d6b"},
 		{
 			"post-x-www-form-urlencoded", "POST",
-			[]string{"Content-Type", "application/x-www-form-urlencoded"}, "Param1=value1",
+			[]string{"Content-Type", "application/x-www-form-urlencoded"},
+			"Param1=value1",
 			"content-type;host;x-amz-date", "ff11897932ad3f4e8b18135d722051e5ac45fc38421b1da7b9d196a0fe09473a",
 		},
 		{
-			"post-header-key-sort", "POST", []string{"My-Header1", "value1"}, "",
+			"post-header-key-sort", "POST",
+			[]string{"My-Header1", "value1"},
+			"",
 			"host;my-header1;x-amz-date", "c5410059b04c1ee005303aed430f6e6645f61f4dc9e1461ec8f8916fdf18852c",
 		},
 		{
-			"post-header-value-case", "POST", []string{"My-Header1", "VALUE1"}, "",
+			"post-header-value-case", "POST",
+			[]string{"My-Header1", "VALUE1"},
+			"",
 			"host;my-header1;x-amz-date", "cdbc9802e29d2942e5e10b5bccfdd67c5f22c7c4e8ae67b53629efa58b974b7d",
 		},
 		{
-			"get-header-value-trim", "GET", []string{"My-Header1", " value1", "My-Header2", ` "a   b   c"`}, "",
+			"get-header-value-trim", "GET",
+			[]string{"My-Header1", " value1", "My-Header2", ` "a   b   c"`},
+			"",
 			"host;my-header1;my-header2;x-amz-date", "acc3ed3afb60bb290fc8d2dd0098b9911fcaa05412b367055dee359757a9c736",
 		},
 		{
-			"get-header-value-order", "GET", []string{"My-Header1", "value4", "My-Header1", "value1", "My-Header1", "value3", "My-Header1", "value2"}, "",
+			"get-header-value-order", "GET",
+			[]string{"My-Header1", "value4", "My-Header1", "value1", "My-Header1", "value3", "My-Header1", "value2"},
+			"",
 			"host;my-header1;x-amz-date", "08c7e5a9acfcfeb3ab6b2185e75ce8b1deb5e634ec47601a50643f830c755c01",
 		},
 	} {
