@@ -59,6 +59,7 @@ var doors = []struct {
 	{"cmd/soulbox-sentry", nil},
 	{"bench", []string{".", "internal/", "client"}},
 	{"bench/alone", []string{".", "internal/", "bench", "client"}},
+	{"e2e/registry", nil},
 }
 
 // noName lists package names that say where code is kept, not what it is.
