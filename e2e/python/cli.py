@@ -5,13 +5,14 @@ import os
 import pty
 import re
 import select
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 
 from client import create
-from suite import equal, eventually, feature, main
+from suite import equal, eventually, feature, main, mark
 
 program = sys.argv.pop(1)
 cache = {}
@@ -20,9 +21,9 @@ cache = {}
 environment = {**os.environ, "HOME": tempfile.mkdtemp(prefix="e2e-home-"), "NO_COLOR": "1"}
 
 
-def cli(*args, stdin=None, code=0):
+def cli(*args, stdin=None, code=0, seconds=30):
     """Runs the program; returns its standard output."""
-    done = subprocess.run([program, *args], input=stdin, capture_output=True, text=True, timeout=30, env=environment)
+    done = subprocess.run([program, *args], input=stdin, capture_output=True, text=True, timeout=seconds, env=environment)
     assert done.returncode == code, f"{args}: code {done.returncode}, want {code}: {done.stdout}{done.stderr}"
     return done.stdout if code == 0 else done.stdout + done.stderr
 
@@ -179,10 +180,85 @@ def _():
     assert sandbox() in listed()
 
 
+def templates():
+    """The listed templates, by their names without a namespace."""
+    return {t["aliases"][0]: t for t in json.loads(cli("template", "list", "-f", "json"))}
+
+
+def template():
+    """The name of the template that the tests share."""
+    if "template" not in cache:
+        folder = tempfile.mkdtemp(prefix="e2e-cli-")
+        for name, text in {
+            "e2b.Dockerfile": "FROM debian:bookworm\nCOPY word.txt /srv/\nRUN echo built > /srv/ran\n",
+            "word.txt": "copied\n",
+        }.items():
+            with open(os.path.join(folder, name), "w", encoding="utf-8") as file:
+                file.write(text)
+        cache["template"] = name = f"{mark['e2e']}-cli"
+        cache["created"] = cli(
+            "template", "create", name, "-p", folder, "--cpu-count", "1", "--memory-mb", "512",
+            "-c", "sleep 777", "--ready-cmd", "pgrep -fx 'sleep 777'", seconds=200,
+        )
+        shutil.rmtree(folder)
+    return cache["template"]
+
+
 @feature("cli/template-list")
 def _():
-    templates = json.loads(cli("template", "list", "-f", "json"))
-    assert any("base" in t["names"] for t in templates), templates
+    listed = templates()
+    assert "base" in listed["base"]["names"], listed
+    assert "base" in cli("template", "list")
+
+
+@feature("cli/template-create", seconds=240)
+def _():
+    name = template()
+    assert "[builder 5/" in cache["created"] and f"{name} finished" in re.sub(r"\s+", " ", cache["created"]), cache["created"]
+    got = templates()[name]
+    equal([got["cpuCount"], got["memoryMB"], got["buildStatus"], got["buildCount"], got["public"]], [1, 512, "ready", 1, False])
+    s = create(name)
+    equal(s.commands.run("cat /srv/word.txt /srv/ran; pgrep -fxc 'sleep 777'").stdout, "copied\nbuilt\n1\n")
+
+
+@feature("cli/template-failure", seconds=240)
+def _():
+    folder = tempfile.mkdtemp(prefix="e2e-cli-")
+    with open(os.path.join(folder, "Dockerfile"), "w", encoding="utf-8") as file:
+        file.write("FROM debian:bookworm\nRUN echo because >&2; exit 7\n")
+    name = f"{mark['e2e']}-cli-fails"
+    try:
+        out = cli("template", "create", name, "-p", folder, code=1, seconds=200)
+        assert "because" in out and "Template build failed" in out and "exit 7" in out, out
+        equal(templates()[name]["buildStatus"], "error")
+    finally:
+        shutil.rmtree(folder)
+        cli("template", "delete", "-y", name)
+
+
+@feature("cli/template-publish", seconds=240)
+def _():
+    name = template()
+    out = cli("template", "publish", "-y", name)
+    assert re.search(f"Published as: .*/{name}", out), out
+    equal(templates()[name]["public"], True)
+    cli("template", "unpublish", "-y", name)
+    equal(templates()[name]["public"], False)
+    cli("template", "publish", "-y", "base", code=1)
+
+
+@feature("cli/template-delete", seconds=240)
+def _():
+    name = template()
+    s = create(name)
+    out = cli("template", "delete", "-y", name, code=1)
+    assert "400" in out or "sandbox" in out, out
+    for id in listed("-t", name):
+        cli("sandbox", "kill", id)
+    assert s.is_running() is False
+    cli("template", "delete", "-y", name)
+    assert name not in templates()
+    cli("template", "delete", "-y", name, code=1)
 
 
 @feature("cli/pause")

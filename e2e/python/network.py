@@ -177,16 +177,6 @@ def _():
     create(network={"https_ports": [8443]})
 
 
-@later("later/template-build")
-def _():
-    e2b.Template.build(e2b.Template().from_template("base").run_cmd("true"), "built-here")
-
-
-@later("later/template-tags")
-def _():
-    e2b.Template.assign_tags("base", "v1")
-
-
 @later("later/mcp")
 def _():
     create(mcp={"time": {}})

@@ -20,11 +20,11 @@ tests = []
 last = []  # what to do at the end
 
 
-def feature(name):
+def feature(name, seconds=60):
     """A test of one feature: a row of the conformance table."""
 
     def add(fn):
-        tests.append((name, fn))
+        tests.append((name, fn, seconds))
         return fn
 
     return add
@@ -41,7 +41,7 @@ def later(name):
             err = fails(fn)
             assert re.search(r"400: .*not available in this version", str(err)), repr(err)
 
-        tests.append((name, refused))
+        tests.append((name, refused, 60))
         return fn
 
     return add
@@ -79,11 +79,11 @@ def guest(name):
 def main(client, version):
     """Runs the tests, or those whose names begin with an argument."""
     failed = 0
-    for name, fn in tests:
+    for name, fn, seconds in tests:
         if len(sys.argv) > 1 and not any(name.startswith(a) for a in sys.argv[1:]):
             continue
         start = time.monotonic()
-        error = within(fn, 60)
+        error = within(fn, seconds)
         ms = round((time.monotonic() - start) * 1000)
         failed += error is not None
         print(f"{'not ok' if error else 'ok'} - {name} ({ms} ms)", flush=True)
