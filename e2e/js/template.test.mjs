@@ -80,10 +80,10 @@ function pointsAt(err, remark) {
   assert.match(first ?? err.stack, new RegExp(`template\\.test\\.mjs:${line(remark)}:`), `line ${line(remark)} is meant`)
 }
 
-// Built once; several tests look at it.
-const everything = from()
+// Built once; several tests look at it. The mark makes its steps new ones.
+const everything = () => from()
   .fromBaseImage()
-  .setEnvs({ GREETING: 'hello', 'QUOTES': `"a" 'b' $(c)`, MORE_PATH: '/opt/more:$PATH' })
+  .setEnvs({ MARK: named('whole'), GREETING: 'hello', QUOTES: `"a" 'b' $(c)`, MORE_PATH: '/opt/more:$PATH' })
   .copy('notes.txt', 'alone.txt')
   .copy('notes.txt', 'into/')
   .copy('site', 'site')
@@ -98,7 +98,7 @@ const everything = from()
   .runCmd('whoami > /tmp/builder; echo said and done; echo moaned >&2; ls /srv/app')
 
 let whole
-const theWhole = () => (whole ??= build(everything, named('whole'), { cpuCount: 1, memoryMB: 512 }))
+const theWhole = () => (whole ??= build(everything(), named('whole'), { cpuCount: 1, memoryMB: 512 }))
 
 let wholeBox
 const theBox = () => (wholeBox ??= theWhole().then(() => create({}, named('whole'))))
@@ -296,7 +296,7 @@ feature('templates/start-ends', async () => {
 
 feature('templates/cache', async () => {
   await theWhole()
-  const again = await build(everything, named('again'))
+  const again = await build(everything(), named('again'))
   assert.match(again.text, /^CACHED \[builder 14\/14\] /m)
   assert.doesNotMatch(again.text, /said and done/)
   // One changed step: what comes before it is known, what comes after is not.
@@ -439,7 +439,7 @@ feature('templates/names', async () => {
   assert.equal(await Template.exists(`somebody/${named('whole')}`), false)
   await create({}, full)
   await create({}, templateId)
-  const again = await build(everything, full)
+  const again = await build(everything(), full)
   assert.equal(again.templateId, templateId, 'the same name is the same template')
   const foreign = await rejection(Template.build(from().fromTemplate('base'), `somebody/${named('foreign')}`))
   assert.match(foreign.message, /^400: .*namespace 'somebody' must match your team/)

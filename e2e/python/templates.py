@@ -100,10 +100,11 @@ def run(s, cmd):
 
 
 def everything(cls=Template):
+    """Built once; several tests look at it. The mark makes its steps new ones."""
     return (
         start(cls)
         .from_base_image()
-        .set_envs({"GREETING": "hello", "QUOTES": "\"a\" 'b' $(c)", "MORE_PATH": "/opt/more:$PATH"})
+        .set_envs({"MARK": named("whole"), "GREETING": "hello", "QUOTES": "\"a\" 'b' $(c)", "MORE_PATH": "/opt/more:$PATH"})
         .copy("notes.txt", "into/")
         .copy("site", "site")
         .copy("notes.txt", "/opt/mine/notes.txt", user="root", mode=0o640)
