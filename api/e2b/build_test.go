@@ -197,7 +197,7 @@ func TestTriggerRefused(t *testing.T) {
 		})
 	}
 	h := newAPI(t, &world{}, "")
-	long := `{"fromImage":"debian","steps":[{"type":"RUN","args":["` + strings.Repeat("x", 4<<20) + `"]}]}`
+	long := `{"fromImage":"debian","steps":[{"type":"RUN","args":["` + strings.Repeat("x", 2<<20) + `"]}]}`
 	wantFailure(t, ask(h, "POST", triggerPath, long), 413, "too large")
 	wantFailure(t, ask(h, "POST", "/v2/templates/tpl2/builds/"+readyBuild, `{"fromImage":"debian"}`), 400, "has its recipe already")
 	wantFailure(t, ask(h, "POST", "/v2/templates/tpl1/builds/"+draftBuild, `{"fromImage":"debian"}`), 404, "does not exist")
@@ -248,7 +248,7 @@ func TestDraftRefused(t *testing.T) {
 		{`{"name":"a","tags":["a:b"]}`, "a tag has 1 to 128"},
 		{`{"name":"a","tags":[null]}`, "tags must be strings, not null"},
 		{`{"name":"a","tags":"v1"}`, "tags must be an array"},
-		{`{"name":"a","tags":["v1"` + strings.Repeat(`,"v1"`, 100) + `]}`, "there must not be more than 100"},
+		{`{"name":"a","tags":["v1"` + strings.Repeat(`,"v1"`, 100) + `]}`, "there must not be more than 32"},
 		{`{"name":"a","cpuCount":0}`, "cpuCount must be from 1 to 4, not 0"},
 		{`{"name":"a","cpuCount":5}`, "cpuCount must be from 1 to 4, not 5"},
 		{`{"name":"a","cpuCount":-1}`, "cpuCount must be from 1 to 4"},

@@ -91,7 +91,7 @@ func (d *draftRequest) size(limits soulbox.Limits, disk soulbox.Bytes) (soulbox.
 }
 
 const (
-	maxRecipe  = 4 << 20   // bytes of JSON
+	maxRecipe  = 2 << 20   // bytes of JSON
 	maxSteps   = 1000      // far more than anybody writes
 	maxStep    = 1 << 20   // bytes of the arguments of one step
 	maxCommand = 128 << 10 // bytes of a start or ready command: the longest argument of a program in Linux

@@ -9,7 +9,7 @@ import (
 	"github.com/soulbox/soulbox/api"
 )
 
-const maxTags = 100 // in one request
+const maxTags = 32 // in one request; people have two or three
 
 // assignTags lets tags lead to what another name of a build leads to.
 func (e *room) assignTags(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
