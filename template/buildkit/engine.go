@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	"github.com/soulbox/soulbox"
@@ -25,7 +26,10 @@ type Options struct {
 	Dir    string // everything the engine keeps: the cache, bases, sockets
 	Daemon string // path of the program soulbox-buildkitd
 	Step   string // path of the program soulbox-step
-	Cells  cells
+
+	// OpenCell makes a place for one step, with the limits of size, from which
+	// the internet can be reached only if internet is set.
+	OpenCell func(ctx context.Context, size soulbox.Size, internet bool) (Cell, error)
 
 	// Pack makes the tree at dir fit for sandboxes and an image of it. It may
 	// change the tree, which nobody else sees and which is gone afterwards.
@@ -46,19 +50,13 @@ type Options struct {
 	Idle  time.Duration // after which the daemon is stopped; 0: 10 minutes
 }
 
-// cells are where steps run; the node has them.
-type cells interface {
-	// Open returns a cell of that size with a network of its own, from which
-	// the internet can be reached only if internet is set.
-	Open(ctx context.Context, size soulbox.Size, internet bool) (Cell, error)
-}
-
 // A Cell is what bounds one step: a network and a cgroup.
 type Cell interface {
-	Netns() string         // a file that is the network namespace
-	Nameserver() string    // address of the resolver in it
-	Add(pids ...int) error // moves processes into the cgroup
-	Close() error          // when the last process in it has ended
+	Netns() string         // a file that is its network namespace
+	Gateway() netip.Addr   // of that network, and also the nameserver
+	Add(pids ...int) error // puts processes under the limits
+	Blame() (string, bool) // which limit ended something in it, as the rest of a sentence
+	Close() error          // ends what is still in it, and removes it
 }
 
 // Packed is what became of a tree.
