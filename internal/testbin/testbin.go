@@ -10,8 +10,12 @@ import (
 	"testing"
 )
 
-// withC is the program that is a module of its own and needs a C compiler.
-const withC = "soulbox-runc"
+// Programs that are modules of their own. The first needs a C compiler, and the
+// second is somebody else's.
+const (
+	withC     = "soulbox-runc"
+	buildkitd = "soulbox-buildkitd"
+)
 
 // Build compiles cmd/name as `make build` does, into a folder that every user
 // may enter (the sentry runs as nobody), and returns its path. The folder is
@@ -29,17 +33,27 @@ func Build(t testing.TB, name string) string {
 	path := filepath.Join(dir, name)
 	cmd := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-ldflags=-s -w", "-o", path, "github.com/soulbox/soulbox/cmd/"+name)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if name == withC {
-		root, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "github.com/soulbox/soulbox").Output()
-		if err != nil {
-			t.Fatal(err)
-		}
+	switch name {
+	case withC:
 		cmd.Args = []string{"go", "build", "-trimpath", "-tags=netgo,osusergo,seccomp", `-ldflags=-s -w -linkmode external -extldflags "-static"`, "-o", path, "."}
-		cmd.Dir = filepath.Join(strings.TrimSpace(string(root)), "cmd", name)
+		cmd.Dir = filepath.Join(root(t), "cmd", name)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+	case buildkitd:
+		cmd.Args[len(cmd.Args)-1] = "github.com/moby/buildkit/cmd/buildkitd"
+		cmd.Dir = filepath.Join(root(t), "cmd", name)
 	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatal(fmt.Errorf("build %s: %w\n%s", name, err, out))
 	}
 	return path
+}
+
+// root returns the folder of this module.
+func root(t testing.TB) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "github.com/soulbox/soulbox").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(out))
 }

@@ -84,7 +84,7 @@ func (t *tree) prepare(agent io.Reader) (User, error) {
 			return User{}, err
 		}
 	}
-	u, err := t.addUser()
+	u, err := t.addUser(userName)
 	if err != nil {
 		return User{}, err
 	}
@@ -123,8 +123,9 @@ func (t *tree) folders() error {
 	return t.mkdir("/run/e2b", 0o755, owner{})
 }
 
-// addUser writes the user into the account files and makes the homes.
-func (t *tree) addUser() (User, error) {
+// addUser writes the user called name into the account files and makes the
+// homes.
+func (t *tree) addUser(name string) (User, error) {
 	var have accounts
 	files := []struct {
 		name string
@@ -157,7 +158,7 @@ func (t *tree) addUser() (User, error) {
 	if t.isProgram("/bin/bash") {
 		shell = "/bin/bash"
 	}
-	next, u, added, err := have.withUser(shell)
+	next, u, added, err := have.withUser(name, shell)
 	if err != nil {
 		return User{}, err
 	}

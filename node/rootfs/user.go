@@ -34,22 +34,23 @@ type accounts struct {
 	passwd, group, shadow, gshadow string
 }
 
-// withUser adds root and the user where they are missing and returns the user.
+// withUser adds root and the user called name where they are missing and
+// returns the user.
 // Lines that are there stay as they are, even when they make no sense. A user
 // id or group id that the image has given to somebody else is not taken twice:
 // two names for one id would make `whoami` answer with the first.
-func (a accounts) withUser(shell string) (accounts, User, bool, error) {
+func (a accounts) withUser(name, shell string) (accounts, User, bool, error) {
 	if _, ok := find(a.passwd, "root"); !ok {
 		a.passwd = "root:x:0:0:root:/root:" + shell + "\n" + a.passwd
 	}
 	if _, ok := find(a.group, "root"); !ok {
 		a.group = "root:x:0:\n" + a.group
 	}
-	if line, ok := find(a.passwd, userName); ok {
+	if line, ok := find(a.passwd, name); ok {
 		u, err := parseUser(line)
 		return a, u, false, err
 	}
-	u := User{Name: userName, Home: "/home/" + userName, Shell: shell}
+	u := User{Name: name, Home: "/home/" + name, Shell: shell}
 	uids, gids := ids(a.passwd), ids(a.group)
 	id := userID
 	for slices.Contains(uids, id) || slices.Contains(gids, id) {
@@ -58,22 +59,22 @@ func (a accounts) withUser(shell string) (accounts, User, bool, error) {
 		}
 	}
 	u.UID, u.GID = id, id
-	if line, ok := find(a.group, userName); ok {
+	if line, ok := find(a.group, name); ok {
 		gid, err := number(line, 2)
 		if err != nil {
-			return a, User{}, false, soulbox.Errorf(soulbox.Invalid, "the image's /etc/group has a group %q without a number", userName)
+			return a, User{}, false, soulbox.Errorf(soulbox.Invalid, "the image's /etc/group has a group %q without a number", name)
 		}
 		u.GID = gid
 	} else {
-		a.group = appendLine(a.group, fmt.Sprintf("%s:x:%d:", userName, u.GID))
+		a.group = appendLine(a.group, fmt.Sprintf("%s:x:%d:", name, u.GID))
 		if a.gshadow != "" {
-			a.gshadow = appendLine(a.gshadow, userName+":!::")
+			a.gshadow = appendLine(a.gshadow, name+":!::")
 		}
 	}
 	a.passwd = appendLine(a.passwd, fmt.Sprintf("%s:x:%d:%d::%s:%s", u.Name, u.UID, u.GID, u.Home, u.Shell))
-	if _, ok := find(a.shadow, userName); !ok && a.shadow != "" {
+	if _, ok := find(a.shadow, name); !ok && a.shadow != "" {
 		// A star is no password's hash, yet the account is not locked.
-		a.shadow = appendLine(a.shadow, fmt.Sprintf("%s:*:%d:0:99999:7:::", userName, passwordDay))
+		a.shadow = appendLine(a.shadow, fmt.Sprintf("%s:*:%d:0:99999:7:::", name, passwordDay))
 	}
 	return a, u, true, nil
 }
@@ -83,7 +84,7 @@ func parseUser(line string) (User, error) {
 	uid, err1 := number(line, 2)
 	gid, err2 := number(line, 3)
 	if err1 != nil || err2 != nil || len(f) < 7 || !strings.HasPrefix(f[5], "/") {
-		return User{}, soulbox.Errorf(soulbox.Invalid, "the image's /etc/passwd has a user %q whose line cannot be read", userName)
+		return User{}, soulbox.Errorf(soulbox.Invalid, "the image's /etc/passwd has a user %q whose line cannot be read", f[0])
 	}
 	return User{Name: f[0], UID: uid, GID: gid, Home: f[5], Shell: f[6]}, nil
 }

@@ -14,7 +14,7 @@ func FuzzWithUser(f *testing.F) {
 	f.Add("user:x::::", ":::\n\n", "\x00")
 	f.Fuzz(func(t *testing.T, passwd, group, shadow string) {
 		have := accounts{passwd: passwd, group: group, shadow: shadow}
-		next, u, added, err := have.withUser("/bin/sh")
+		next, u, added, err := have.withUser(userName, "/bin/sh")
 		if err != nil {
 			return
 		}
@@ -29,7 +29,7 @@ func FuzzWithUser(f *testing.F) {
 				t.Errorf("%q was lost from %q", p[0], p[1])
 			}
 		}
-		again, u2, more, err := next.withUser("/bin/sh")
+		again, u2, more, err := next.withUser(userName, "/bin/sh")
 		if err != nil || more || u2 != u || again != next {
 			t.Errorf("second time: %+v, %v, %v; first %+v, %v", u2, more, err, u, added)
 		}
