@@ -57,6 +57,7 @@ var doors = []struct {
 	{"cmd/soulbox", []string{".", "internal/", "bench", "client", "server"}},
 	{"cmd/soulbox-agent", []string{"internal/", "agent/"}},
 	{"cmd/soulbox-sentry", nil},
+	{"cmd/soulbox-step", []string{"internal/"}},
 	{"bench", []string{".", "internal/", "client"}},
 	{"bench/alone", []string{".", "internal/", "bench", "client"}},
 	{"e2e/registry", nil},

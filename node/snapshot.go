@@ -290,6 +290,17 @@ func (n *Node) Verify(ctx context.Context, id soulbox.SnapshotID) error {
 	return n.snapshots.Verify(ctx, id)
 }
 
+// Restorable reports whether sandboxes can be made of a snapshot: it is there,
+// and was written by a version of the runtime that is here to read it.
+func (n *Node) Restorable(_ context.Context, id soulbox.SnapshotID) bool {
+	held, err := n.snapshots.Hold(id)
+	if err != nil {
+		return false
+	}
+	_ = held.Close() // removing what somebody else gave up is not our affair
+	return true
+}
+
 // RemoveSnapshot deletes a snapshot. An unknown one succeeds.
 func (n *Node) RemoveSnapshot(_ context.Context, id soulbox.SnapshotID) error {
 	return n.snapshots.Remove(id, n.Faults.Reach)

@@ -48,6 +48,21 @@ type Config struct {
 	// burst of creates takes them faster than they can be made.
 	ReadyNetworks int `koanf:"ready_networks"`
 
+	// Registries are those, as HOST:PORT or http://HOST:PORT, that builds may
+	// reach although their address is not public.
+	Registries []string `koanf:"registries"`
+	// RegistryMirrors says where builds ask before a registry, such as docker.io.
+	RegistryMirrors map[string][]string `koanf:"registry_mirrors"`
+
+	// Builds is how many templates are built at the same time, BuildMinutes how
+	// long each may take, BuildCacheMB the disk for what is kept of them.
+	Builds       int `koanf:"builds"`
+	BuildMinutes int `koanf:"build_minutes"`
+	BuildCacheMB int `koanf:"build_cache_mb"`
+	// BuildMemoryMB and BuildDiskMB bound each program that a recipe starts.
+	BuildMemoryMB int `koanf:"build_memory_mb"`
+	BuildDiskMB   int `koanf:"build_disk_mb"`
+
 	// Version is what this program calls itself.
 	Version string `koanf:"-"`
 
@@ -70,6 +85,12 @@ const (
 	defaultSnapshotsMB  = 50 << 10
 
 	defaultReadyNetworks = 24
+
+	defaultBuilds        = 1
+	defaultBuildMinutes  = 60
+	defaultBuildCacheMB  = 20 << 10
+	defaultBuildMemoryMB = 2048
+	defaultBuildDiskMB   = 10 << 10
 
 	// sandboxPIDs bounds the host threads of one sandbox. An idle one has
 	// about 30; each process that runs at the same time adds one or two.
@@ -100,6 +121,11 @@ func (c Config) filled() (Config, error) {
 	orInt(&c.WarmMB, defaultWarmMB)
 	orInt(&c.SnapshotsMB, defaultSnapshotsMB)
 	orInt(&c.ReadyNetworks, defaultReadyNetworks)
+	orInt(&c.Builds, defaultBuilds)
+	orInt(&c.BuildMinutes, defaultBuildMinutes)
+	orInt(&c.BuildCacheMB, defaultBuildCacheMB)
+	orInt(&c.BuildMemoryMB, defaultBuildMemoryMB)
+	orInt(&c.BuildDiskMB, defaultBuildDiskMB)
 	if c.Data == "" {
 		return c, soulbox.Errorf(soulbox.Invalid, "the data folder is not set; name one with --data")
 	}
@@ -150,6 +176,11 @@ func (c Config) check() error {
 		{"warm_mb", c.WarmMB, -1, 1 << 20},
 		{"snapshots_mb", c.SnapshotsMB, -1, 1 << 30},
 		{"ready_networks", c.ReadyNetworks, 1, 1000},
+		{"builds", c.Builds, 1, 100},
+		{"build_minutes", c.BuildMinutes, 1, 24 * 60},
+		{"build_cache_mb", c.BuildCacheMB, 256, 1 << 30},
+		{"build_memory_mb", c.BuildMemoryMB, 128, 1 << 20},
+		{"build_disk_mb", c.BuildDiskMB, 64, 1 << 30},
 	} {
 		if n.value < n.low || n.value > n.high {
 			return soulbox.Errorf(soulbox.Invalid, "%s is %d; it can be %d to %d", n.name, n.value, n.low, n.high)
@@ -164,6 +195,16 @@ func (c Config) size() soulbox.Size {
 		CPUs:   c.CPUs,
 		Memory: soulbox.Bytes(c.MemoryMB) * soulbox.MiB,
 		Disk:   soulbox.Bytes(c.DiskMB) * soulbox.MiB,
+		PIDs:   sandboxPIDs,
+	}
+}
+
+// step is what bounds each program that a recipe starts.
+func (c Config) step() soulbox.Size {
+	return soulbox.Size{
+		CPUs:   c.CPUs,
+		Memory: soulbox.Bytes(c.BuildMemoryMB) * soulbox.MiB,
+		Disk:   soulbox.Bytes(c.BuildDiskMB) * soulbox.MiB,
 		PIDs:   sandboxPIDs,
 	}
 }

@@ -114,12 +114,6 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 	if err != nil {
 		return nil, err
 	}
-	templates, err := template.Open(template.Options{
-		Log: log, Store: db, Packer: packer{images}, Dir: filepath.Join(cfg.Data, "work"), Defaults: cfg.size(), Allowed: cfg.allowed(),
-	})
-	if err != nil {
-		return nil, err
-	}
 	sentry, err := payload.Unpack(payload.Sentry, cfg.Cache)
 	if err != nil {
 		return nil, err
@@ -145,6 +139,24 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 		return nil, err
 	}
 	s.undo.Push(machine.Close)
+	engine, err := openEngine(log, cfg, packer{images}, machine)
+	if err != nil {
+		return nil, err
+	}
+	building := template.Options{
+		Log: log, Store: db, Packer: packer{images}, Baker: machine, Seed: seed, Faults: faults,
+		Dir: filepath.Join(cfg.Data, "work"), BuildDir: filepath.Join(cfg.Data, "builds"),
+		Defaults: cfg.size(), Allowed: cfg.allowed(),
+		Workers: cfg.Builds, Time: time.Duration(cfg.BuildMinutes) * time.Minute, Step: cfg.step(),
+	}
+	if engine != nil {
+		s.undo.Push(engine.Close)
+		building.Engine = engine
+	}
+	templates, err := template.Open(building)
+	if err != nil {
+		return nil, err
+	}
 
 	// Deciding.
 	usage := meter.New(meter.Options{Log: log, Store: db, Node: machine})
@@ -175,6 +187,10 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 		return nil, err
 	}
 	s.undo.Push(sandboxes.Close)
+	if err := templates.Start(ctx); err != nil {
+		return nil, err
+	}
+	s.undo.Push(templates.Close)
 	if err := usage.Start(ctx); err != nil {
 		return nil, err
 	}

@@ -23,6 +23,9 @@ const (
 	Agent  = "soulbox-agent"
 	Sentry = "soulbox-sentry"
 	Runc   = "soulbox-runc" // not in every binary
+
+	Buildkitd = "soulbox-buildkitd" // these two neither
+	Step      = "soulbox-step"
 )
 
 // Has reports whether this binary was built with the program called name.
