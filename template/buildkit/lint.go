@@ -38,8 +38,10 @@ func Lint(ctx context.Context, dockerfile string) ([]Problem, error) {
 		return []Problem{{Line: 1, Message: soulbox.MessageOf(err), Remedy: "remove the line, or name docker/dockerfile", Fatal: true}}, nil
 	}
 	text := []byte(dockerfile)
+	source := llb.NewSourceMap(nil, dockerfileName, "Dockerfile", text)
+	source.Definition = new(llb.Definition) // of how BuildKit got the file, which it did not
 	res, err := dockerfile2llb.DockerfileLint(ctx, text, dockerfile2llb.ConvertOpt{
-		SourceMap:    llb.NewSourceMap(nil, dockerfileName, "Dockerfile", text),
+		SourceMap:    source,
 		MetaResolver: anyImage{},
 	})
 	if err != nil {
