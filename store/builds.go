@@ -317,6 +317,10 @@ func (s *Store) builds(ctx context.Context, f soulbox.BuildFilter) (soulbox.Buil
 		}
 		q.and(`state IN (`+marks[2:]+`)`, in...)
 	}
+	err := s.b.Read.QueryRowContext(ctx, `SELECT COUNT(*) FROM builds WHERE `+q.text(), q.args...).Scan(&page.Total)
+	if err != nil {
+		return page, err
+	}
 	if f.Cursor != "" {
 		at, id, err := parseCursor[soulbox.BuildID](f.Cursor)
 		if err != nil {
@@ -330,7 +334,6 @@ func (s *Store) builds(ctx context.Context, f soulbox.BuildFilter) (soulbox.Buil
 		q.args = append(q.args, f.Limit+1)
 		query += ` LIMIT $` + strconv.Itoa(len(q.args))
 	}
-	var err error
 	if page.Builds, err = collect(ctx, s.b.Read, scanBuild, query, q.args...); err != nil {
 		return page, err
 	}

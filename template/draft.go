@@ -39,11 +39,20 @@ func (r *Registry) draft(ctx context.Context, req soulbox.BuildRequest) (*soulbo
 	if err != nil {
 		return nil, nil, err
 	}
-	size := r.Defaults
+	size, class := r.Defaults, soulbox.GVisor
 	if have, err := r.Store.TemplateByName(ctx, req.Team, plain); err == nil && have.Build != "" {
-		size = have.Size
+		size, class = have.Size, have.Isolation
 	} else if err != nil && soulbox.KindOf(err) != soulbox.NotFound {
 		return nil, nil, fmt.Errorf("draft build of %s: %w", plain, err)
+	}
+	if req.Isolation != nil {
+		class = *req.Isolation
+		if err := class.Allowed(r.Allowed); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := startable(class, req.Recipe); err != nil {
+		return nil, nil, err
 	}
 	if size, err = sized(size, req.Size, owner.Limits); err != nil {
 		return nil, nil, err
@@ -56,13 +65,25 @@ func (r *Registry) draft(ctx context.Context, req soulbox.BuildRequest) (*soulbo
 	}
 	at := now()
 	t := &soulbox.Template{ID: newID(), Team: req.Team, Name: plain, Size: size, CreatedAt: at, UpdatedAt: at}
-	b := &soulbox.Build{ID: soulbox.NewBuildID(), Team: req.Team, State: soulbox.BuildWaiting, CreatedAt: at, Tags: tags, Bump: req.Bump, Size: size}
+	b := &soulbox.Build{ID: soulbox.NewBuildID(), Team: req.Team, State: soulbox.BuildWaiting, CreatedAt: at, Tags: tags, Bump: req.Bump, Size: size, Isolation: class}
 	if t, err = r.Store.InsertDraft(ctx, t, b); err != nil {
 		return nil, nil, err
 	}
 	r.Log.InfoContext(ctx, "build drafted", "template", t.ID, "name", plain, "build", b.ID, "tags", b.Tags)
 	return t, b, nil
 }
+
+// startable says why what a recipe starts cannot run ahead in a class.
+func startable(class soulbox.Isolation, recipe soulbox.Recipe) error {
+	if class != soulbox.GVisor && bakes(recipe) {
+		return noMemory(class)
+	}
+	return nil
+}
+
+// bakes reports whether sandboxes of what a recipe builds are restored from one
+// in which something runs.
+func bakes(recipe soulbox.Recipe) bool { return recipe.Start != "" || recipe.Ready != "" }
 
 // canBuild says why nothing can be built here.
 func (r *Registry) canBuild() error {
@@ -154,8 +175,31 @@ func (r *Registry) Trigger(ctx context.Context, team soulbox.TeamID, id soulbox.
 	if b.State.Over() || !b.QueuedAt.IsZero() {
 		return notWaiting(b)
 	}
+	if err := startable(b.Isolation, recipe); err != nil {
+		return err
+	}
 	b.Recipe = recipe
 	return r.line(ctx, b, s)
+}
+
+// Fail ends a draft of which nothing can come, and says why. With anything but
+// a draft it is Invalid.
+func (r *Registry) Fail(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID, build soulbox.BuildID, why soulbox.BuildFailure) error {
+	if err := checkText("reason", why.Message, maxReason); err != nil {
+		return err
+	}
+	b, err := r.own(ctx, team, id, build)
+	if err != nil {
+		return err
+	}
+	if b.State.Over() || !b.QueuedAt.IsZero() {
+		return notWaiting(b)
+	}
+	err = r.failed(ctx, b, &why)
+	if soulbox.KindOf(err) == soulbox.Conflict {
+		err = soulbox.Errorf(soulbox.Invalid, "build %s is not waiting for its recipe any more", b.ID)
+	}
+	return err
 }
 
 func notWaiting(b *soulbox.Build) error {
@@ -182,6 +226,12 @@ func (r *Registry) Request(ctx context.Context, req soulbox.BuildRequest) (*soul
 	t, b, err := r.draft(ctx, req)
 	if err != nil {
 		return nil, nil, err
+	}
+	if req.Public != nil && *req.Public != t.Public {
+		if err := r.Store.SetTemplatePublic(ctx, t.ID, *req.Public, now()); err != nil {
+			return nil, nil, err
+		}
+		t.Public = *req.Public
 	}
 	b.Recipe = req.Recipe
 	if err := r.line(ctx, b, s); err != nil {

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/soulbox/soulbox"
@@ -70,7 +69,7 @@ func (r *Registry) make(ctx context.Context, b *soulbox.Build) error {
 	if err := r.solve(ctx, b); err != nil {
 		return err
 	}
-	if b.Recipe.Start != "" || b.Recipe.Ready != "" {
+	if bakes(b.Recipe) {
 		if err := r.bake(ctx, b); err != nil {
 			return err
 		}
@@ -115,6 +114,18 @@ func (r *Registry) solve(ctx context.Context, b *soulbox.Build) error {
 	return nil
 }
 
+// sweepNow waits for the turn and sweeps.
+func (r *Registry) sweepNow(ctx context.Context) {
+	release, err := r.take(ctx)
+	if err == nil {
+		defer release()
+		err = r.sweep(ctx)
+	}
+	if err != nil {
+		r.Log.WarnContext(ctx, "images not swept", "err", err)
+	}
+}
+
 // packed notes that a record names an image, or never will, and sweeps if that
 // is wanted.
 func (r *Registry) packed(ctx context.Context, sweep bool) {
@@ -123,13 +134,10 @@ func (r *Registry) packed(ctx context.Context, sweep bool) {
 	if err != nil {
 		return // cannot be: ctx never ends
 	}
-	defer release()
 	r.packing--
-	if !sweep {
-		return
-	}
-	if err := r.sweep(ctx); err != nil {
-		r.Log.WarnContext(ctx, "images not swept", "err", err)
+	release()
+	if sweep {
+		r.sweepNow(ctx)
 	}
 }
 
@@ -193,7 +201,7 @@ func (r *Registry) fail(ctx context.Context, b *soulbox.Build, why error) {
 func (r *Registry) failed(ctx context.Context, b *soulbox.Build, why error) error {
 	ctx = context.WithoutCancel(ctx)
 	b = b.Clone()
-	from := b.State
+	from, image := b.State, b.Image
 	if err := b.Move(soulbox.BuildFailed); err != nil {
 		return err
 	}
@@ -211,6 +219,9 @@ func (r *Registry) failed(ctx context.Context, b *soulbox.Build, why error) erro
 	r.say(b.ID, soulbox.BuildLine{Level: "error", Step: stepOf(b.Failure), Message: b.Failure.Message})
 	r.Log.InfoContext(ctx, "build failed", "template", b.Template, "build", b.ID, "step", b.Failure.Step, "reason", b.Failure.Message, "err", why)
 	r.over(ctx, b)
+	if image != "" {
+		r.sweepNow(ctx)
+	}
 	return nil
 }
 
@@ -317,43 +328,48 @@ func (r *Registry) Remove(ctx context.Context, team soulbox.TeamID, id soulbox.T
 	if _, err := r.find(ctx, team, id, toRemove); err != nil {
 		return err
 	}
-	// Nobody may copy a reference to a snapshot while we look for others.
-	release, err := r.take(ctx)
+	builds, err := r.unregister(ctx, id)
 	if err != nil {
 		return err
 	}
-	defer release()
-	page, err := r.Store.Builds(ctx, soulbox.BuildFilter{Template: id})
-	if err != nil {
-		return err
-	}
-	if err := r.Store.DeleteTemplate(ctx, id); err != nil {
-		return err
-	}
-	r.Log.InfoContext(ctx, "template removed", "template", id, "builds", len(page.Builds))
+	r.Log.InfoContext(ctx, "template removed", "template", id, "builds", len(builds))
 	ctx = context.WithoutCancel(ctx) // the records are gone, and all else follows
 	if err := r.halt(ctx, id); err != nil {
 		return err
 	}
-	if err := r.discard(ctx, page.Builds); err != nil {
+	if err := r.discard(ctx, builds); err != nil {
 		// The next start finds them without a record.
 		r.Log.WarnContext(ctx, "a template was removed and something of it is left", "template", id, "err", err)
 	}
 	return nil
 }
 
+// unregister deletes the records of a template and returns what builds it had.
+// It has the turn, so that nobody copies a reference of one meanwhile.
+func (r *Registry) unregister(ctx context.Context, id soulbox.TemplateID) ([]*soulbox.Build, error) {
+	release, err := r.take(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	page, err := r.Store.Builds(ctx, soulbox.BuildFilter{Template: id})
+	if err != nil {
+		return nil, err
+	}
+	return page.Builds, r.Store.DeleteTemplate(ctx, id)
+}
+
 // discard removes what builds left that are on no record any more. A snapshot
 // that a copy of the template has stays.
 func (r *Registry) discard(ctx context.Context, builds []*soulbox.Build) error {
 	var errs []error
-	needed, err := r.Store.TemplateSnapshots(ctx)
 	for _, b := range builds {
 		errs = append(errs, r.removeFolder(b.ID))
-		if err == nil && b.Snapshot != "" && !slices.Contains(needed, b.Snapshot) {
-			errs = append(errs, r.removeSnapshot(ctx, b.Snapshot))
+		if b.Snapshot != "" {
+			errs = append(errs, r.dropSnapshot(ctx, b.Snapshot))
 		}
 	}
-	return errors.Join(append(errs, err)...)
+	return errors.Join(errs...)
 }
 
 // removeSnapshot removes the files of a snapshot. Without a baker there are none.

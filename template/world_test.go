@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/image"
+	"github.com/soulbox/soulbox/internal/fault"
 	"github.com/soulbox/soulbox/node/rootfs"
 	"github.com/soulbox/soulbox/store"
 	"github.com/soulbox/soulbox/store/sqlite"
@@ -29,7 +31,8 @@ const (
 	house  = soulbox.TeamID("")
 )
 
-// A world is a registry on the real store and the real images.
+// A world is a registry on the real store and the real images, with stand-ins
+// for what builds and bakes.
 type world struct {
 	*template.Registry
 
@@ -37,24 +40,67 @@ type world struct {
 	store  *store.Store
 	images *rootfs.Store
 	packer *packer
-	log    *strings.Builder
+	engine *engine
+	baker  *baker
+	log    *log
 
 	allowed []soulbox.Isolation
+	faults  *fault.Points
+	change  func(*template.Options)
+}
+
+// tester is what a test and a process that is to die have in common.
+type tester interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Context() context.Context
+}
+
+// log is what the registry tells its operator.
+type log struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 func open(t *testing.T) *world {
 	t.Helper()
-	dir := t.TempDir()
+	w := raise(t, t.TempDir())
+	t.Cleanup(func() {
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := w.store.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return w
+}
+
+// raise makes the world in a folder, in which there may be one already.
+func raise(t tester, dir string) *world {
+	t.Helper()
 	db, err := sqlite.Open(t.Context(), filepath.Join(dir, "db"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
+	limits := soulbox.Limits{Sandboxes: 10, Timeout: time.Hour, Memory: 4 * soulbox.GiB, CPUs: 8}
+	for _, team := range []*soulbox.Team{{ID: ours, Name: "Ours", Slug: "ours", Limits: limits}, {ID: theirs, Name: "Theirs", Slug: "theirs", Limits: limits}} {
+		if _, err := db.Team(t.Context(), team.ID); err == nil {
+			continue
 		}
-	})
-	for _, team := range []*soulbox.Team{{ID: ours, Name: "Ours", Slug: "ours"}, {ID: theirs, Name: "Theirs", Slug: "theirs"}} {
 		if err := db.InsertTeam(t.Context(), team); err != nil {
 			t.Fatal(err)
 		}
@@ -63,23 +109,46 @@ func open(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{dir: dir, store: db, images: images, packer: &packer{Store: images, agent: "agent 1"}, log: &strings.Builder{}}
+	w := &world{dir: dir, store: db, images: images, packer: &packer{Store: images, agent: "agent 1"}, log: &log{}}
+	w.engine = &engine{packer: w.packer, dir: filepath.Join(dir, "engine")}
+	w.baker = &baker{dir: filepath.Join(dir, "snapshots"), unreadable: map[soulbox.SnapshotID]bool{}}
+	if err := errors.Join(os.MkdirAll(w.engine.dir, 0o755), os.MkdirAll(w.baker.dir, 0o755)); err != nil {
+		t.Fatal(err)
+	}
 	w.reopen(t)
 	return w
 }
 
 // reopen makes the registry anew, as a restart of the server does.
-func (w *world) reopen(t *testing.T) {
+func (w *world) reopen(t tester) {
 	t.Helper()
-	r, err := template.Open(template.Options{
-		Log: slog.New(slog.NewTextHandler(w.log, nil)), Store: w.store, Packer: w.packer, Dir: filepath.Join(w.dir, "work"),
+	if w.Registry != nil {
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o := template.Options{
+		Log: slog.New(slog.NewTextHandler(w.log, nil)), Store: w.store, Packer: w.packer, Engine: w.engine, Baker: w.baker,
+		Dir: filepath.Join(w.dir, "work"), BuildDir: filepath.Join(w.dir, "builds"), Faults: w.faults,
 		Defaults:   soulbox.Size{CPUs: 2, Memory: soulbox.GiB, Disk: soulbox.GiB, PIDs: 100},
-		MaxArchive: 16 * soulbox.MiB, Allowed: w.allowed,
-	})
+		MaxArchive: 16 * soulbox.MiB, MaxUpload: soulbox.MiB, MaxUploads: 3 * soulbox.MiB, Allowed: w.allowed,
+	}
+	if w.change != nil {
+		w.change(&o)
+	}
+	r, err := template.Open(o)
 	if err != nil {
 		t.Fatalf("Open: %v", err)
 	}
 	w.Registry = r
+}
+
+// start begins to build.
+func (w *world) start(t tester) {
+	t.Helper()
+	if err := w.Start(t.Context()); err != nil {
+		t.Fatalf("Start: %v", err)
+	}
 }
 
 // A packer is the server's, with an agent of its own and hooks.
