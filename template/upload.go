@@ -15,6 +15,7 @@ import (
 
 	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/internal/jsonfile"
+	"github.com/soulbox/soulbox/template/upload"
 )
 
 // Files that recipes copy are uploaded before they are built, as one archive
@@ -147,11 +148,12 @@ func (r *Registry) takeIn(ctx context.Context, team soulbox.TeamID, hash string,
 	}
 	defer os.RemoveAll(half) // renamed away on success
 	in := &sender{ctx: ctx, r: archive}
-	u := unpacking{limit: min(int64(r.MaxUpload), int64(r.MaxUploads)-used), most: maxUploadEntries}
-	if err := u.unpack(in, filepath.Join(half, filesName)); err != nil {
+	most := upload.Size{Bytes: min(int64(r.MaxUpload), int64(r.MaxUploads)-used), Entries: maxUploadEntries}
+	size, err := upload.Unpack(in, filepath.Join(half, filesName), most)
+	if err != nil {
 		return note{}, blame(ctx, in, err)
 	}
-	n := note{Bytes: u.bytes, Entries: u.entries}
+	n := note(size)
 	if err := errors.Join(jsonfile.Replace(filepath.Join(half, noteName), n), flush(half)); err != nil {
 		return note{}, blame(ctx, in, err)
 	}

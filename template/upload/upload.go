@@ -1,4 +1,10 @@
-package template
+// Package upload takes archives of files for builds in.
+//
+// Nothing about an archive is trusted: files are made below a folder by
+// [os.Root], through no link out of it; links that lead out are refused, and so
+// is everything that is neither file nor folder nor link. Owners are ours, and no
+// file is one that makes who runs it somebody else.
+package upload
 
 import (
 	"archive/tar"
@@ -17,17 +23,15 @@ import (
 	"github.com/soulbox/soulbox"
 )
 
-// An unpacking takes an archive of files for builds in and keeps count. Nothing
-// about the archive is trusted: files are made below a folder by [os.Root],
-// through no link out of it, links that lead out are refused, and so is
-// everything that is neither file nor folder nor link. Owners are ours, and no
-// file is one that makes who runs it somebody else.
-type unpacking struct {
-	limit int64 // bytes of files
-	most  int   // files and folders
+// Size is how much there is in an archive, or may be.
+type Size struct {
+	Bytes   int64 // of files
+	Entries int   // files, folders and links
+}
 
-	bytes   int64
-	entries int
+// An unpacking takes one archive in and keeps count.
+type unpacking struct {
+	most, size Size
 }
 
 const (
@@ -36,12 +40,21 @@ const (
 	maxPath   = 4096
 )
 
-// unpack makes the folder dir of an archive, plain or compressed with gzip.
+// Unpack makes the folder dir, which does not exist, of a tar, plain or
+// compressed with gzip, that may have that size at most, and returns which it
+// has. What is wrong with the archive is Invalid or TooLarge; then dir is to be
+// removed.
+func Unpack(archive io.Reader, dir string, most Size) (Size, error) {
+	u := unpacking{most: most}
+	err := u.unpack(archive, dir)
+	return u.size, err
+}
+
 func (u *unpacking) unpack(archive io.Reader, dir string) error {
 	in := bufio.NewReaderSize(archive, 64<<10)
 	// Whatever the archive says, it has no more than this. Compressed, it has
 	// less; what it holds then is bounded the same.
-	bounded := &bound{r: in, left: u.limit + int64(u.most)*perEntry}
+	bounded := &bound{r: in, left: u.most.Bytes + int64(u.most.Entries)*perEntry}
 	if head, err := in.Peek(2); err == nil && head[0] == 0x1f && head[1] == 0x8b {
 		z, err := gzip.NewReader(in)
 		if err != nil {
@@ -102,13 +115,15 @@ func (u *unpacking) entry(root *os.Root, h *tar.Header, content io.Reader) error
 		return nil
 	}
 	name := clean(h.Name)
-	switch u.entries++; {
-	case u.entries > u.most:
-		return soulbox.Errorf(soulbox.TooLarge, "the archive has more than %d files", u.most)
-	case h.Size < 0 || h.Size > u.limit-u.bytes:
-		return soulbox.Errorf(soulbox.TooLarge, "the archive has more than %d bytes of files; %.200q is too many", u.limit, h.Name)
-	case escapes(name), len(name) > maxPath, strings.ContainsRune(h.Name, 0):
+	switch u.size.Entries++; {
+	case u.size.Entries > u.most.Entries:
+		return soulbox.Errorf(soulbox.TooLarge, "the archive has more than %d files", u.most.Entries)
+	case h.Size < 0 || h.Size > u.most.Bytes-u.size.Bytes:
+		return soulbox.Errorf(soulbox.TooLarge, "the archive has more than %d bytes of files; %.200q is too many", u.most.Bytes, h.Name)
+	case escapes(name):
 		return soulbox.Errorf(soulbox.Invalid, "the archive is refused: %.200q leads out of it", h.Name)
+	case len(name) > maxPath, strings.ContainsRune(h.Name, 0):
+		return soulbox.Errorf(soulbox.Invalid, "the archive is refused: %.200q… is too long for the name of a file, or is none", h.Name)
 	case name == "." && h.Typeflag != tar.TypeDir:
 		return soulbox.Errorf(soulbox.Invalid, "the archive is refused: %.200q is no name of a file", h.Name)
 	}
@@ -159,7 +174,7 @@ func (u *unpacking) file(root *os.Root, h *tar.Header, name string, mode fs.File
 		return contradiction(h, err)
 	}
 	n, err := io.Copy(f, content)
-	u.bytes += n
+	u.size.Bytes += n
 	if err != nil {
 		return errors.Join(damaged(err), f.Close())
 	}
@@ -170,7 +185,7 @@ func (u *unpacking) file(root *os.Root, h *tar.Header, name string, mode fs.File
 func replace(root *os.Root, name string) error {
 	fi, err := root.Lstat(name)
 	switch {
-	case missing(err):
+	case errors.Is(err, fs.ErrNotExist):
 		return nil
 	case err != nil:
 		return err
