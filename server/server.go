@@ -212,6 +212,7 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 	}
 	front := api.NewServer(door.Handler(control), log)
 	front.RegisterOnShutdown(sessions.Disconnect) // their streams end only when they are told to
+	front.RegisterOnShutdown(templates.Disconnect)
 	s.serve(front, s.lis)
 	if cfg.Metrics != "off" {
 		lis, err := listen.Listen(ctx, "tcp", cfg.Metrics)

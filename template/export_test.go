@@ -16,3 +16,6 @@ func Unified(a, b []string) string { return unified(a, b) }
 
 // MaxLog bounds the log of one build.
 const MaxLog = maxLog
+
+// Silence sets after what time without a line who watches a build is told so.
+func Silence(r *Registry, d time.Duration) { r.news.silence = d }

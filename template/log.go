@@ -97,6 +97,19 @@ func (b *buildLog) idle() bool {
 	return b.file == nil
 }
 
+// writing reports whether there may be more to come of a build.
+func (l *logs) writing(id soulbox.BuildID) bool {
+	l.mu.Lock()
+	b := l.open[id]
+	l.mu.Unlock()
+	if b == nil {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.file != nil
+}
+
 // finish closes the log of a build that is over.
 func (l *logs) finish(id soulbox.BuildID) error {
 	l.mu.Lock()
@@ -138,6 +151,7 @@ func (r *Registry) say(id soulbox.BuildID, l soulbox.BuildLine) {
 	if err := r.logs.of(id).write(l); err != nil {
 		r.Log.Warn("a line of a build is lost", "build", id, "err", err)
 	}
+	r.news.tell(id)
 }
 
 func (b *buildLog) write(l soulbox.BuildLine) error {

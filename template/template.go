@@ -75,6 +75,7 @@ type Registry struct {
 	turn   chan struct{} // holds one value while somebody has the turn
 	lining chan struct{} // holds one value while somebody puts a draft into the queue
 	logs   logs
+	news   *news // of builds, for those who watch them
 
 	life context.Context    //nolint:containedctx // until Close; all building ends with it
 	end  context.CancelFunc // of life
@@ -239,7 +240,7 @@ func Open(o Options) (*Registry, error) {
 	}
 	r := &Registry{
 		Options: o, turn: make(chan struct{}, 1), lining: make(chan struct{}, 1), wake: make(chan struct{}, 1),
-		logs: logs{dir: o.BuildDir, open: map[soulbox.BuildID]*buildLog{}}, going: map[soulbox.BuildID]*going{},
+		logs: logs{dir: o.BuildDir, open: map[soulbox.BuildID]*buildLog{}}, going: map[soulbox.BuildID]*going{}, news: newNews(),
 	}
 	r.life, r.end = context.WithCancel(context.Background())
 	return r, nil

@@ -46,6 +46,7 @@ const (
 type note struct {
 	Bytes   int64 `json:"bytes"` // of its files
 	Entries int   `json:"entries"`
+	Once    bool  `json:"once,omitempty"` // it goes with the one build that uses it
 }
 
 // plainTeam is what a team's id looks like that can be the name of a folder.
@@ -121,7 +122,7 @@ func (r *Registry) Upload(ctx context.Context, team soulbox.TeamID, hash string,
 	if err := checkHash(hash); err != nil {
 		return err
 	}
-	n, err := r.takeIn(ctx, team, hash, archive)
+	n, err := r.takeIn(ctx, team, hash, archive, false)
 	if err != nil {
 		return fmt.Errorf("upload files %s: %w", hash, err)
 	}
@@ -130,7 +131,7 @@ func (r *Registry) Upload(ctx context.Context, team soulbox.TeamID, hash string,
 }
 
 // takeIn unpacks an archive and puts it under its name.
-func (r *Registry) takeIn(ctx context.Context, team soulbox.TeamID, hash string, archive io.Reader) (note, error) {
+func (r *Registry) takeIn(ctx context.Context, team soulbox.TeamID, hash string, archive io.Reader, once bool) (note, error) {
 	dir := r.teamDir(team)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return note{}, err
@@ -153,7 +154,7 @@ func (r *Registry) takeIn(ctx context.Context, team soulbox.TeamID, hash string,
 	if err != nil {
 		return note{}, blame(ctx, in, err)
 	}
-	n := note(size)
+	n := note{Bytes: size.Bytes, Entries: size.Entries, Once: once}
 	if err := errors.Join(jsonfile.Replace(filepath.Join(half, noteName), n), flush(half)); err != nil {
 		return note{}, blame(ctx, in, err)
 	}
@@ -258,7 +259,7 @@ func (r *Registry) pruneUploads(at time.Time) error {
 	}
 	for _, path := range all {
 		if validHash(filepath.Base(path)) {
-			remove(path, filepath.Join(path, noteName), uploadLife)
+			remove(path, filepath.Join(path, noteName), lifeOf(path))
 		}
 	}
 	for _, path := range old {

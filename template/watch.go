@@ -2,6 +2,7 @@ package template
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/soulbox/soulbox"
@@ -10,11 +11,51 @@ import (
 const (
 	// watchPage is how many lines of a log are read at a time.
 	watchPage = 1000
-	// watchPause is how long Watch waits before it looks again.
-	watchPause = 200 * time.Millisecond
+	// watchPause is the least time between two looks, so that a build that
+	// floods its log does not make us read it a line at a time.
+	watchPause = 50 * time.Millisecond
 	// watchSilence is after what time without a line idle is called.
 	watchSilence = 15 * time.Second
 )
+
+// news wakes those who wait for what builds tell.
+type news struct {
+	hangup  chan struct{} // closed by Disconnect
+	once    sync.Once     // of Disconnect
+	silence time.Duration // watchSilence, but in tests
+
+	mu      sync.Mutex
+	waiting map[soulbox.BuildID]chan struct{} // closed when there is something; +checklocks:mu
+}
+
+func newNews() *news {
+	return &news{hangup: make(chan struct{}), silence: watchSilence, waiting: map[soulbox.BuildID]chan struct{}{}}
+}
+
+// of returns what is closed when there is something new about a build.
+func (n *news) of(id soulbox.BuildID) <-chan struct{} {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	c := n.waiting[id]
+	if c == nil {
+		c = make(chan struct{})
+		n.waiting[id] = c
+	}
+	return c
+}
+
+// tell says that there is.
+func (n *news) tell(id soulbox.BuildID) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if c := n.waiting[id]; c != nil {
+		close(c)
+		delete(n.waiting, id)
+	}
+}
+
+// Disconnect ends every Watch; who called it comes back to the next process.
+func (r *Registry) Disconnect() { r.news.once.Do(func() { close(r.news.hangup) }) }
 
 // Watch calls each with the lines of a build behind the one numbered after, the
 // first of all being 1, until it is over, and idle when there is nothing to tell
@@ -30,14 +71,14 @@ func (r *Registry) Watch(ctx context.Context, team soulbox.TeamID, id soulbox.Te
 			return nil, err
 		}
 		if len(known) == 0 {
-			return nil, soulbox.Errorf(soulbox.Invalid, "there is no line %d yet", after)
+			return nil, soulbox.Errorf(soulbox.Invalid, "build %s has no line %d yet", build, after)
 		}
 	}
-	tick := time.NewTicker(watchPause)
-	defer tick.Stop()
-	for heard := time.Now(); ; {
-		// The state first: of a build that is over, all lines are there.
-		b, err := r.Build(ctx, team, id, build)
+	heard := time.NewTimer(r.news.silence)
+	defer heard.Stop()
+	for {
+		next := r.news.of(build) // before looking, so that nothing is missed
+		b, over, err := r.watched(ctx, team, id, build)
 		if err != nil {
 			return nil, err
 		}
@@ -50,23 +91,53 @@ func (r *Registry) Watch(ctx context.Context, team soulbox.TeamID, id soulbox.Te
 			if err := each(after, line); err != nil {
 				return nil, err
 			}
-			heard = time.Now()
 		}
 		switch {
 		case len(lines) == watchPage:
 			continue
-		case idle == nil || b.State.Over():
+		case idle == nil || over:
 			return b, nil
-		case time.Since(heard) > watchSilence:
-			if err := idle(); err != nil {
-				return nil, err
-			}
-			heard = time.Now()
+		case len(lines) > 0:
+			heard.Reset(r.news.silence)
 		}
+		if err := r.await(ctx, next, heard, idle); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// watched returns a build, and whether it has told everything. Its last lines
+// come after its record says that it is over; then its log is closed.
+func (r *Registry) watched(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID, build soulbox.BuildID) (*soulbox.Build, bool, error) {
+	// In this order: what is not being written after the build is over never
+	// will be.
+	b, err := r.Build(ctx, team, id, build)
+	if err != nil {
+		return nil, false, err
+	}
+	return b, b.State.Over() && !r.logs.writing(build), nil
+}
+
+// await waits until there is something to tell, and then a moment for more.
+func (r *Registry) await(ctx context.Context, next <-chan struct{}, heard *time.Timer, idle func() error) error {
+	var pause <-chan time.Time
+	for {
 		select {
-		case <-tick.C:
+		case <-next:
+			next, pause = nil, time.After(watchPause)
+		case <-pause:
+			return nil
+		case <-heard.C:
+			heard.Reset(r.news.silence)
+			if err := idle(); err != nil {
+				return err
+			}
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return context.Cause(ctx)
+		case <-r.life.Done():
+			return errClosing
+		case <-r.news.hangup:
+			return errClosing
 		}
 	}
 }

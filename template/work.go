@@ -240,9 +240,10 @@ func stepOf(f *soulbox.BuildFailure) string {
 
 // over puts away what a build needed until it was over.
 func (r *Registry) over(ctx context.Context, b *soulbox.Build) {
-	if err := errors.Join(r.forget(b.ID), r.logs.finish(b.ID)); err != nil {
+	if err := errors.Join(r.forget(b.ID), r.dropContext(b), r.logs.finish(b.ID)); err != nil {
 		r.Log.WarnContext(ctx, "a build is over and not all is put away", "build", b.ID, "err", err)
 	}
+	r.news.tell(b.ID)
 }
 
 // record writes down what became of a build, for as long as it takes.
