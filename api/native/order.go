@@ -5,8 +5,6 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"io"
 	"mime"
@@ -192,16 +190,13 @@ func (n *templateRoom) receive(r *http.Request, who soulbox.Actor, body io.Reade
 		return soulbox.Errorf(soulbox.Invalid, "dockerfile must be a path within the context, not %.200q", name)
 	}
 	in := bufio.NewReader(body)
-	if _, err := in.Peek(1); err == io.EOF { // everything else is for Upload to meet
+	if _, err := in.Peek(1); err == io.EOF { // everything else is for TakeContext to meet
 		return soulbox.Errorf(soulbox.Invalid, "there is nothing to build: the context is empty, and is to be a tar")
 	}
-	// No client has to know how contexts are hashed: what is in one is compared
-	// when it is built, not when it comes.
-	var hash [32]byte
-	_, _ = rand.Read(hash[:]) // never fails: crypto/rand ends the program instead
-	req.Recipe.Context = hex.EncodeToString(hash[:])
+	var err error
 	if req.Recipe.Dockerfile != "" {
-		return n.registry.Upload(r.Context(), who.Team, req.Recipe.Context, in)
+		req.Recipe.Context, err = n.registry.TakeContext(r.Context(), who.Team, in)
+		return err
 	}
 	// The Dockerfile is picked out of what passes. The picker reads to the end
 	// whatever happens, so that it never holds up the upload, and that never
@@ -217,7 +212,7 @@ func (n *templateRoom) receive(r *http.Request, who soulbox.Actor, body io.Reade
 		_, _ = io.Copy(io.Discard, out) // a pipe of ours
 		done <- picked{text, err}
 	}()
-	err := n.registry.Upload(r.Context(), who.Team, req.Recipe.Context, io.TeeReader(in, tee))
+	req.Recipe.Context, err = n.registry.TakeContext(r.Context(), who.Team, io.TeeReader(in, tee))
 	_ = tee.CloseWithError(err) // never fails; nil is the end
 	p := <-done
 	if err != nil {

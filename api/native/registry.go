@@ -35,8 +35,9 @@ type registry interface {
 type builder interface {
 	// Validate returns what is the matter with a Dockerfile, by line.
 	Validate(ctx context.Context, dockerfile string) ([]soulbox.Problem, error)
-	// Upload keeps a tar, compressed or not, for builds of a team under a hash.
-	Upload(ctx context.Context, team soulbox.TeamID, hash string, tar io.Reader) error
+	// TakeContext keeps a tar, compressed or not, for one build of a team, and
+	// returns what its recipe calls it.
+	TakeContext(ctx context.Context, team soulbox.TeamID, tar io.Reader) (hash string, err error)
 	// Request makes a build, with its template if there is none of that name,
 	// and returns while it waits for its turn.
 	Request(ctx context.Context, req soulbox.BuildRequest) (*soulbox.Template, *soulbox.Build, error)

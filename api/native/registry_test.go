@@ -358,7 +358,7 @@ func TestTemplateReaders(t *testing.T) {
 func TestNothingSecret(t *testing.T) {
 	for _, path := range []string{"", "/versions", "/tags", "/facts", "/sbom"} {
 		res := ask(newTemplateAPI(t, &shelf{}), "GET", "/v1/templates/open"+path, "", "theirs")
-		for _, word := range []string{"RUN", "dockerfile", "must not show", "curl localhost", "hash of", firstID} {
+		for _, word := range []string{"RUN", "dockerfile", "must not show", "curl localhost", "context of", firstID} {
 			if strings.Contains(res.Body.String(), word) {
 				t.Errorf("GET …%s tells a stranger %q: %s", path, word, res.Body)
 			}

@@ -26,7 +26,7 @@ const (
 type shelf struct {
 	asked    any
 	imports  func(source soulbox.ImageSource, progress func(string)) error
-	uploaded map[string]string // by team and hash
+	uploaded string
 	problems []soulbox.Problem
 	exported func(io.Writer) error
 	watch    func(idle func() error, each func(int, soulbox.BuildLine) error) (*soulbox.Build, error)
@@ -114,12 +114,13 @@ func (s *shelf) Validate(_ context.Context, dockerfile string) ([]soulbox.Proble
 	return s.problems, nil
 }
 
-func (s *shelf) Upload(_ context.Context, team soulbox.TeamID, hash string, tar io.Reader) error {
+func (s *shelf) TakeContext(_ context.Context, team soulbox.TeamID, tar io.Reader) (string, error) {
 	b, err := io.ReadAll(tar)
-	if err == nil {
-		s.uploaded = map[string]string{string(team) + " " + hash: string(b)}
+	if err != nil {
+		return "", err
 	}
-	return err
+	s.uploaded = string(b)
+	return "context of " + string(team), nil
 }
 
 func (s *shelf) Request(_ context.Context, req soulbox.BuildRequest) (*soulbox.Template, *soulbox.Build, error) {
