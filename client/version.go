@@ -60,9 +60,9 @@ func (t *Templates) Facts(ctx context.Context, template, at string) (*soulbox.Bu
 	return out.build(), nil
 }
 
-// Diff tells what two versions of a template of the team's own do not have in
-// common. They are named as in [Templates.Facts]. Of the two builds in the answer
-// only the ids and versions are set.
+// Diff tells what two versions of a template do not have in common; how they were
+// built, only to the template's team. They are named as in [Templates.Facts]. Of
+// the two builds in the answer only the ids and versions are set.
 func (t *Templates) Diff(ctx context.Context, template, before, after string) (*soulbox.BuildDiff, error) {
 	path, err := versionPath(template, before, "/diff/"+url.PathEscape(after))
 	if err != nil {

@@ -221,7 +221,7 @@ func checkListing(c soulbox.ListingChange) error {
 
 var (
 	// A keyword is what search engines and addresses can do with.
-	keyword = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{0,39}$`)
+	keyword = regexp.MustCompile(`^[a-z0-9][a-z0-9+._-]{0,39}$`)
 	// An SPDX expression, as far as its letters go; empty is none.
 	licence = regexp.MustCompile(`^[A-Za-z0-9.+() -]{0,100}$`)
 )
@@ -230,7 +230,7 @@ var (
 func word(name, s string) (string, error) {
 	s = strings.ToLower(strings.TrimSpace(s))
 	if !keyword.MatchString(s) {
-		return "", soulbox.Errorf(soulbox.Invalid, "%s: a word has 1 to 40 of a-z, 0-9, +, . and -, not %.100q", name, s)
+		return "", soulbox.Errorf(soulbox.Invalid, "%s: a word has 1 to 40 of a-z, 0-9, +, ., _ and -, not %.100q", name, s)
 	}
 	return s, nil
 }

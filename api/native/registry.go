@@ -31,7 +31,7 @@ type registry interface {
 	Remove(ctx context.Context, team soulbox.TeamID, template soulbox.TemplateID) error
 }
 
-// builder is for owners.
+// builder is what builds are made and followed with.
 type builder interface {
 	// Validate returns what is the matter with a Dockerfile, by line.
 	Validate(ctx context.Context, dockerfile string) ([]soulbox.Problem, error)
@@ -41,8 +41,9 @@ type builder interface {
 	// Request makes a build, with its template if there is none of that name,
 	// and returns while it waits for its turn.
 	Request(ctx context.Context, req soulbox.BuildRequest) (*soulbox.Template, *soulbox.Build, error)
+	// Builds and Build show other teams those that are ready, without their
+	// recipes.
 	Builds(ctx context.Context, team soulbox.TeamID, f soulbox.BuildFilter) (soulbox.BuildPage, error)
-	// Build shows other teams those that are ready, without their recipes.
 	Build(ctx context.Context, team soulbox.TeamID, template soulbox.TemplateID, build soulbox.BuildID) (*soulbox.Build, error)
 	BuildLog(ctx context.Context, team soulbox.TeamID, template soulbox.TemplateID, build soulbox.BuildID, q soulbox.BuildLogQuery) ([]soulbox.BuildLine, error)
 	// Watch calls each with the lines behind the one numbered after, the first
@@ -60,6 +61,7 @@ type builder interface {
 type versions interface {
 	// Versions returns builds that are ready, the newest version first.
 	Versions(ctx context.Context, team soulbox.TeamID, template soulbox.TemplateID) ([]*soulbox.Build, error)
+	// Diff shows what differs in recipes to their owner only.
 	Diff(ctx context.Context, team soulbox.TeamID, before, after soulbox.TemplateRef) (soulbox.BuildDiff, error)
 	// SBOM returns an SPDX document in JSON.
 	SBOM(ctx context.Context, team soulbox.TeamID, ref soulbox.TemplateRef) ([]byte, error)

@@ -283,7 +283,7 @@ func fill(path, template string) string {
 func TestTemplateReaders(t *testing.T) {
 	// What another team may do with a public template.
 	open := map[string]bool{
-		"GET /v1/templates/{template}": true, "GET /v1/templates/{template}/builds/{build}": true, "GET /v1/templates/{template}/versions": true, "GET /v1/templates/{template}/tags": true,
+		"GET /v1/templates/{template}": true, "GET /v1/templates/{template}/builds": true, "GET /v1/templates/{template}/builds/{build}": true, "GET /v1/templates/{template}/versions/{a}/diff/{b}": true, "GET /v1/templates/{template}/versions": true, "GET /v1/templates/{template}/tags": true,
 		"GET /v1/templates/{template}/facts": true, "GET /v1/templates/{template}/sbom": true, "GET /v1/templates/{template}/export": true, "GET /v1/templates/{template}/readme": true,
 		"PUT /v1/templates/{template}/rating": true, "DELETE /v1/templates/{template}/rating": true, "POST /v1/templates/{template}/report": true, "POST /v1/templates/{template}/fork": true,
 	}
@@ -356,7 +356,7 @@ func TestTemplateReaders(t *testing.T) {
 
 // TestNothingSecret looks for what must not be told to those who do not own a template.
 func TestNothingSecret(t *testing.T) {
-	for _, path := range []string{"", "/versions", "/tags", "/facts", "/sbom"} {
+	for _, path := range []string{"", "/builds", "/versions", "/versions/1/diff/1.4", "/tags", "/facts", "/sbom"} {
 		res := ask(newTemplateAPI(t, &shelf{}), "GET", "/v1/templates/open"+path, "", "theirs")
 		for _, word := range []string{"RUN", "dockerfile", "must not show", "curl localhost", "context of", firstID} {
 			if strings.Contains(res.Body.String(), word) {

@@ -169,11 +169,14 @@ func made(t *soulbox.Template) []*soulbox.Build {
 }
 
 func (s *shelf) Builds(_ context.Context, team soulbox.TeamID, f soulbox.BuildFilter) (soulbox.BuildPage, error) {
-	t, err := s.own(team, f.Template)
+	t, err := s.see(team, string(f.Template))
 	if err != nil {
 		return soulbox.BuildPage{}, err
 	}
 	s.asked = f
+	if t.Team != team {
+		return soulbox.BuildPage{Builds: made(t)[1:]}, nil
+	}
 	return soulbox.BuildPage{Builds: made(t), Next: "more"}, nil
 }
 
@@ -273,11 +276,14 @@ func (s *shelf) SBOM(_ context.Context, team soulbox.TeamID, ref soulbox.Templat
 }
 
 func (s *shelf) Diff(_ context.Context, team soulbox.TeamID, before, after soulbox.TemplateRef) (soulbox.BuildDiff, error) {
-	t, err := s.own(team, soulbox.TemplateID(before.Name))
+	t, err := s.see(team, before.Name)
 	if err != nil {
 		return soulbox.BuildDiff{}, err
 	}
 	s.asked = []soulbox.TemplateRef{before, after}
+	if t.Team != team {
+		return soulbox.BuildDiff{Before: made(t)[2], After: made(t)[1], Bump: soulbox.Major}, nil
+	}
 	return soulbox.BuildDiff{
 		Before: made(t)[2], After: made(t)[1], Bump: soulbox.Major, Recipe: "-RUN false\n+RUN true\n",
 		Packages: []soulbox.PackageChange{

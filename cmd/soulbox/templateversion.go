@@ -337,7 +337,7 @@ func (c *cli) templateDiff(d *soulbox.BuildDiff) error {
 			if what != "" {
 				name = what + " " + name
 			}
-			rows = append(rows, []string{string(v.Kind), name, v.Before, v.After})
+			rows = append(rows, []string{string(v.Kind), name, c.amount(v.Name, v.Before), c.amount(v.Name, v.After)})
 		}
 	}
 	add("", d.Values)
@@ -377,6 +377,17 @@ func (c *cli) templateDiff(d *soulbox.BuildDiff) error {
 		}
 	}
 	return nil
+}
+
+// amount prints a value of a template, which may be a number of bytes.
+func (c *cli) amount(name, value string) string {
+	switch name {
+	case "memory", "disk", "bytes":
+		if n, err := strconv.ParseInt(value, 10, 64); err == nil {
+			return c.size(soulbox.Bytes(n))
+		}
+	}
+	return value
 }
 
 func promoteCommand(c *cli) *cobra.Command {
