@@ -28,8 +28,8 @@ func contextOf(t *testing.T, size int) io.Reader {
 	return &b
 }
 
-// uploads returns what is there of the uploads of all teams.
-func (w *world) uploads(t *testing.T) []string {
+// allUploads returns what is there of the uploads of all teams.
+func (w *world) allUploads(t *testing.T) []string {
 	t.Helper()
 	all, err := filepath.Glob(filepath.Join(w.dir, "builds/uploads/*/*"))
 	if err != nil {
@@ -56,7 +56,7 @@ func TestContextUnused(t *testing.T) {
 		if err := template.Prune(t.Context(), w.Registry, time.Now().Add(tt.after)); err != nil {
 			t.Fatal(err)
 		}
-		if left := w.uploads(t); len(left) != tt.left {
+		if left := w.allUploads(t); len(left) != tt.left {
 			t.Errorf("after %v there is %v, want %d", tt.after, left, tt.left)
 		}
 	}
@@ -72,7 +72,7 @@ func TestContextRefused(t *testing.T) {
 		if kind := soulbox.KindOf(err); kind != soulbox.Invalid && kind != soulbox.TooLarge {
 			t.Errorf("TakeContext of %s: kind %v, %v", name, kind, err)
 		}
-		if left := w.uploads(t); len(left) != 0 {
+		if left := w.allUploads(t); len(left) != 0 {
 			t.Errorf("of %s there is %v", name, left)
 		}
 	}
