@@ -13,7 +13,9 @@ import (
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/secrets/secretsprovider"
+	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/tonistiigi/fsutil"
+	"google.golang.org/grpc/codes"
 
 	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/internal/stepwire"
@@ -28,6 +30,8 @@ type running struct {
 	token  string         // of its steps
 	secret string         // of the step that packs
 	steps  sync.WaitGroup // that are served
+
+	refused func(text string) string // why an address was refused that text names, if it was
 
 	source string // what it is built on; written before anything is packed
 
@@ -67,7 +71,7 @@ func (e *Engine) Build(ctx context.Context, job Job, say func(soulbox.BuildLine)
 	}
 	ctx, end := context.WithTimeoutCause(ctx, job.Limits.Time, errTime)
 	defer end()
-	b := &running{job: &job, token: rand.Text(), secret: rand.Text()}
+	b := &running{job: &job, token: rand.Text(), secret: rand.Text(), refused: func(string) string { return "" }}
 	b.ctx, b.cancel = context.WithCancelCause(ctx)
 	defer b.cancel(nil)
 	b.log = newLog(say)
@@ -86,7 +90,10 @@ func (e *Engine) Build(ctx context.Context, job Job, say func(soulbox.BuildLine)
 	return res, nil
 }
 
+const diedPatience = 2 * time.Second
+
 var (
+	errDied = soulbox.Errorf(soulbox.Unavailable, "the build engine has stopped; build once more")
 	errTime = errors.New("its time is up")
 	errOver = errors.New("the build is over")
 )
@@ -168,6 +175,7 @@ func (e *Engine) build(b *running) (Result, error) {
 		return Result{}, err
 	}
 	defer e.release()
+	b.refused = d.egress.whyRefused
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
@@ -207,6 +215,14 @@ func (e *Engine) build(b *running) (Result, error) {
 		return gateway.NewResult(), nil
 	}, status)
 	<-told // Build has closed it
+	if err != nil && grpcerrors.Code(err) == codes.Unavailable {
+		// So it is for a daemon that has died, which is about to be seen.
+		select {
+		case <-d.ended:
+			b.cancel(errDied)
+		case <-time.After(diedPatience):
+		}
+	}
 	return res, err
 }
 
@@ -248,7 +264,7 @@ func (e *Engine) watch(b *running, d *daemon) {
 		case <-b.ctx.Done():
 			return
 		case <-d.ended:
-			b.cancel(soulbox.Errorf(soulbox.Unavailable, "the build engine has stopped; build once more"))
+			b.cancel(errDied)
 			return
 		case <-tick.C:
 		}

@@ -75,6 +75,8 @@ func (b *running) message(v *vertex, err, why error) string {
 	}
 	if why != nil {
 		reason = soulbox.MessageOf(why)
+	} else if refused := b.refused(v.text + " " + reason); refused != "" && !strings.Contains(reason, refused) {
+		reason = refused + ": " + reason
 	}
 	steps := b.job.Recipe.Steps
 	n, _ := strconv.Atoi(v.step) // 0 is no step's

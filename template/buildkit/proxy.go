@@ -27,14 +27,18 @@ type egress struct {
 	ctx     context.Context //nolint:containedctx // of its life
 	end     context.CancelFunc
 
-	mu     sync.Mutex // nothing begins after it has closed
-	closed bool       // +checklocks:mu
+	mu      sync.Mutex        // nothing begins after it has closed
+	closed  bool              // +checklocks:mu
+	refused map[string]string // +checklocks:mu why, by the host that somebody wanted; the newest of few
 }
 
-const dialTimeout = 30 * time.Second
+const (
+	dialTimeout = 30 * time.Second
+	maxRefused  = 100
+)
 
 func newEgress(hosts []host) *egress {
-	e := &egress{allowed: map[string]bool{}}
+	e := &egress{allowed: map[string]bool{}, refused: map[string]string{}}
 	e.ctx, e.end = context.WithCancel(context.Background())
 	for _, h := range hosts {
 		e.allowed[h.dial()] = true
@@ -191,7 +195,40 @@ func (e *egress) dial(ctx context.Context, network, addr string) (net.Conn, erro
 	if !e.allowed[strings.ToLower(addr)] {
 		d.ControlContext = func(_ context.Context, _, to string, _ syscall.RawConn) error { return checkPublic(to) }
 	}
-	return d.DialContext(ctx, network, addr)
+	c, err := d.DialContext(ctx, network, addr)
+	if errors.Is(err, errNotPublic) {
+		e.note(addr, err)
+	}
+	return c, err
+}
+
+// note remembers why somebody was refused: not every client says it.
+func (e *egress) note(addr string, why error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		host = addr
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.refused) >= maxRefused {
+		clear(e.refused)
+	}
+	if op, ok := errors.AsType[*net.OpError](why); ok {
+		why = op.Err
+	}
+	e.refused[host] = why.Error()
+}
+
+// whyRefused returns why an address was refused that text names, or nothing.
+func (e *egress) whyRefused(text string) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for host, why := range e.refused {
+		if strings.Contains(text, host) {
+			return why
+		}
+	}
+	return ""
 }
 
 // checkPublic returns an error unless anybody on the internet could reach the

@@ -48,8 +48,8 @@ const insideVar = "SOULBOX_BUILDKIT_TEST_INSIDE"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(insideVar) != "" {
-		if dir := os.Getenv("SOULBOX_X"); dir != "" {
-			panic(dir)
+		if dir := os.Getenv(crashVar); dir != "" {
+			crash(dir)
 		}
 		internet.make()
 		code := m.Run()
@@ -103,9 +103,8 @@ func (w *world1) make() {
 			addAddr("eth0", a)
 		}
 		up("eth0")
-		go func() {
-			check(http.Serve(must(net.Listen("tcp4", "0.0.0.0:80")), w))
-		}()
+		l := must(net.Listen("tcp4", "0.0.0.0:80"))
+		go func() { check(http.Serve(l, w)) }()
 		close(made)
 	}()
 	ns := <-made
@@ -169,6 +168,7 @@ type binaries struct {
 	once         sync.Once
 	dir          string
 	daemon, step string
+	listen       string // a program for steps
 }
 
 func (b *binaries) build(t *testing.T) {
@@ -179,6 +179,10 @@ func (b *binaries) build(t *testing.T) {
 			*to = filepath.Join(b.dir, name)
 			check(os.Rename(testbin.Build(t, name), *to))
 		}
+		b.listen = filepath.Join(b.dir, "listen")
+		cmd := exec.CommandContext(t.Context(), "go", "build", "-o", b.listen, "./testdata/listen")
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		check(cmd.Run())
 	})
 }
 
@@ -420,7 +424,7 @@ func tools(t *testing.T) []byte {
 		}
 		have = append(have, path)
 	}
-	files := map[string]string{} // by their names in the layer
+	files := map[string]string{"/bin/listen": programs.listen} // by their names in the layer
 	for _, path := range have {
 		files[path] = path
 		out := must(exec.CommandContext(t.Context(), "ldd", path).CombinedOutput())
