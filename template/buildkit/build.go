@@ -200,8 +200,10 @@ func (e *Engine) build(b *running) (Result, error) {
 		LocalMounts: recipe.locals(),
 		OCIStores:   recipe.stores(),
 		SharedKey:   recipe.key(),
-		Session:     []session.Attachable{keychain{logins: b.job.Credentials}, secretsprovider.FromMap(b.job.Secrets)},
+		Session:     []session.Attachable{keychain{job: b.job}, secretsprovider.FromMap(b.job.Secrets)},
 		Internal:    true, // it need not remember the build
+
+		SourcePolicyProvider: e.policy(b, d),
 	}, "", func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
 		ref, made, err := recipe.solve(ctx, c)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 
 	"slices"
 	"strings"
@@ -214,6 +215,9 @@ func parseStages(text string, given map[string]string) (*stages, error) {
 		return nil, soulbox.Errorf(soulbox.Invalid, "%s", where(err))
 	}
 	s := &stages{all: all, lex: shell.NewLex(file.EscapeToken)}
+	for _, side := range []string{"TARGET", "BUILD"} {
+		s.args = append(s.args, side+"PLATFORM=linux/"+runtime.GOARCH, side+"OS=linux", side+"ARCH="+runtime.GOARCH, side+"VARIANT=")
+	}
 	for _, cmd := range global {
 		for _, arg := range cmd.Args {
 			value, ok := given[arg.Key]
@@ -242,10 +246,19 @@ func where(err error) string {
 	return message
 }
 
+// expand replaces variables in the name of an image, or a default of ARG. Both
+// are bounded, because each variable may hold several others.
 func (s *stages) expand(word string) (string, error) {
+	const most = 4 << 10
+	if len(word) > most {
+		return "", soulbox.Errorf(soulbox.Invalid, "%.100q… is longer than %d bytes", word, most)
+	}
 	got, _, err := s.lex.ProcessWord(word, shell.EnvsFromSlice(s.args))
 	if err != nil {
 		return "", soulbox.Errorf(soulbox.Invalid, "%.200q cannot be expanded: %s", word, err)
+	}
+	if len(got) > most {
+		return "", soulbox.Errorf(soulbox.Invalid, "%.100q is longer than %d bytes once it is expanded", word, most)
 	}
 	return got, nil
 }

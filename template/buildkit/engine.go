@@ -78,10 +78,11 @@ type Engine struct {
 	users  int           // builds that need it; the same
 	idle   *time.Timer   // stops it; the same
 
-	mu     sync.Mutex
-	builds map[string]*running       // +checklocks:mu by token
-	ended  map[string]soulbox.TeamID // +checklocks:mu whose the tokens were of builds that are over; emptied when none runs
-	bases  sync.Mutex                // one base at a time is made
+	mu      sync.Mutex
+	builds  map[string]*running       // +checklocks:mu by token
+	ended   map[string]soulbox.TeamID // +checklocks:mu whose the tokens were of builds that are over; emptied when none runs
+	allowed map[string]bool           // +checklocks:mu images that a team may have, by its scope and their digest
+	bases   sync.Mutex                // one base at a time is made
 }
 
 // Options say what an engine is made of.
@@ -159,7 +160,7 @@ func Open(o Options) (*Engine, error) {
 func open(o Options) (_ *Engine, err error) {
 	e := &Engine{
 		Options: o, turn: make(chan struct{}, 1),
-		builds: map[string]*running{}, ended: map[string]soulbox.TeamID{},
+		builds: map[string]*running{}, ended: map[string]soulbox.TeamID{}, allowed: map[string]bool{},
 	}
 	if e.network, err = o.parseNetwork(); err != nil {
 		return nil, err

@@ -141,7 +141,7 @@ func TestStepNetwork(t *testing.T) {
 RUN listen 80 & sleep 6
 FROM BASE
 SHELL ["/bin/bash", "-c"]
-RUN cat /etc/resolv.conf >/resolv; sleep 2; for i in {1..30}; do (exec 3<>/dev/tcp/10.219.0.$i/80) 2>>/got && echo $i >>/reached; done; true
+RUN cat /etc/resolv.conf >/resolv; sleep 2; for i in {1..30}; do ((i % 4 == 1 || i % 4 == 2)) || continue; (exec 3<>/dev/tcp/10.219.0.$i/80) 2>>/got && echo $i >>/reached; done; true
 COPY --from=server /etc/passwd /passwd
 `)
 	listens := make(chan string, 1)
@@ -172,7 +172,7 @@ COPY --from=server /etc/passwd /passwd
 	if _, err := os.Stat(filepath.Join(dir, "reached")); err == nil {
 		t.Errorf("a step reached another at 10.219.0.%s", read(t, dir, "reached"))
 	}
-	if got := read(t, dir, "got"); strings.Count(got, "line 1: /dev/tcp/") != 30 {
+	if got := read(t, dir, "got"); strings.Count(got, "line 1: /dev/tcp/") != 16 {
 		t.Errorf("looking for another step gave\n%s", got)
 	}
 }

@@ -16,20 +16,26 @@ import (
 type keychain struct {
 	auth.UnimplementedAuthServer
 
-	logins map[string]soulbox.Login
+	job *Job
 }
 
 // Register is how a session asks to be extended.
 func (k keychain) Register(s *grpc.Server) { auth.RegisterAuthServer(s, k) }
 
-// Credentials answers for a registry, by the address that is dialled.
+// Credentials answers for a registry, by the address that is asked.
 func (k keychain) Credentials(_ context.Context, req *auth.CredentialsRequest) (*auth.CredentialsResponse, error) {
-	for name, login := range k.logins {
-		if registryAddr(name) == registryAddr(req.GetHost()) {
-			return &auth.CredentialsResponse{Username: login.User, Secret: login.Password}, nil
+	login, _ := k.job.login(req.GetHost())
+	return &auth.CredentialsResponse{Username: login.User, Secret: login.Password}, nil
+}
+
+// login returns who the job is at a registry.
+func (j *Job) login(registry string) (soulbox.Login, bool) {
+	for name, login := range j.Credentials {
+		if registryAddr(name) == registryAddr(registry) {
+			return login, true
 		}
 	}
-	return &auth.CredentialsResponse{}, nil
+	return soulbox.Login{}, false
 }
 
 // registryAddr returns the one name of a registry that has several.

@@ -46,7 +46,7 @@ func newEgress(hosts []host) *egress {
 	silent := slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo) // clients hear of their errors
 	forward := &httputil.ReverseProxy{
 		Rewrite:      func(*httputil.ProxyRequest) {}, // only what hops add is taken away
-		Transport:    &http.Transport{DialContext: e.dial, DisableCompression: true, DisableKeepAlives: true},
+		Transport:    e.transport(),
 		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, err error) { refuse(w, err) },
 		ErrorLog:     silent,
 	}
@@ -66,6 +66,11 @@ func newEgress(hosts []host) *egress {
 		}
 	})
 	return e
+}
+
+// transport returns one for our own requests, which go where BuildKit's may go.
+func (e *egress) transport() *http.Transport {
+	return &http.Transport{DialContext: e.dial, DisableCompression: true, DisableKeepAlives: true, TLSHandshakeTimeout: dialTimeout}
 }
 
 // serve accepts connections of BuildKit until close.

@@ -400,12 +400,14 @@ func (b *bench) left(t *testing.T) []string {
 }
 
 // running returns the processes of our programs: the daemon, steps, gVisor.
+// Others on the machine may run the same programs, but not these files.
 func (b *bench) running(t *testing.T) []string {
 	t.Helper()
+	ours := []os.FileInfo{must(os.Stat(programs.daemon)), must(os.Stat(programs.step))}
 	var all []string
 	for _, exe := range must(filepath.Glob("/proc/[0-9]*/exe")) {
-		path, err := os.Readlink(exe)
-		if err == nil && strings.Contains(path, "soulbox-") && (strings.Contains(path, "buildkitd") || strings.Contains(path, "step")) {
+		fi, err := os.Stat(exe)
+		if err == nil && slices.ContainsFunc(ours, func(o os.FileInfo) bool { return os.SameFile(o, fi) }) {
 			cmdline, _ := os.ReadFile(filepath.Join(filepath.Dir(exe), "cmdline"))
 			all = append(all, filepath.Dir(exe)+" "+string(bytes.ReplaceAll(cmdline, []byte{0}, []byte{' '})))
 		}
