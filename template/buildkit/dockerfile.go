@@ -140,6 +140,7 @@ func (d *dockerfile) solve(ctx context.Context, c gateway.Client) (gateway.Refer
 		return nil, Result{}, &StepError{soulbox.BuildFailure{Finish: true, Message: "the image is empty: there is nothing in it that could run"}, nil}
 	}
 	made := resultOf(&img)
+	made.Config = res.Metadata[exptypes.ExporterImageConfigKey]
 	made.Facts.Base = d.b.log.origin(normal(d.origin))
 	if b := d.bases[d.origin]; b != nil {
 		made.Facts.Base = b.source

@@ -51,6 +51,10 @@ type Result struct {
 	Workdir string // empty: the user's home
 	Env     map[string]string
 	Facts   soulbox.BuildFacts
+
+	// Config is all that the author of a Dockerfile meant, as an OCI image has
+	// it: JSON of its specification and of Docker's additions. Nil after steps.
+	Config []byte
 }
 
 // A Cell is what bounds one step: a network and a cgroup.
