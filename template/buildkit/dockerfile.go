@@ -8,8 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"runtime"
-
 	"slices"
 	"strings"
 
@@ -33,6 +33,7 @@ import (
 type dockerfile struct {
 	b       *running
 	text    string
+	ignore  []byte // Dockerfile.dockerignore, which counts in place of .dockerignore; nil: there is none
 	context fsutil.FS
 	bases   map[string]*base // by the name that FROM uses
 	origin  string           // the name of the image or template that the last stage begins with
@@ -40,6 +41,7 @@ type dockerfile struct {
 
 const (
 	dockerfileName = "Dockerfile"
+	ignoreName     = dockerfileName + ".dockerignore" // that BuildKit looks for beside it
 	dockerfileMode = 0o644
 	frontend       = "dockerfile.v0"
 )
@@ -74,13 +76,40 @@ func (e *Engine) planDockerfile(b *running) (recipe, error) {
 		if d.context, err = fsutil.NewFS(dir); err != nil {
 			return nil, err
 		}
+		if d.ignore, err = readIgnore(dir); err != nil {
+			return nil, err
+		}
 	}
 	return d, nil
+}
+
+// readIgnore reads Dockerfile.dockerignore in an upload.
+func readIgnore(dir string) ([]byte, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	fi, err := root.Stat(ignoreName)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, soulbox.Hide(soulbox.Invalid, err, ignoreName+" cannot be read")
+	case !fi.Mode().IsRegular():
+		return nil, soulbox.Errorf(soulbox.Invalid, "%s is not a file", ignoreName)
+	case fi.Size() > maxDockerfile:
+		return nil, soulbox.Errorf(soulbox.TooLarge, "%s is larger than %d bytes", ignoreName, maxDockerfile)
+	}
+	return root.ReadFile(ignoreName)
 }
 
 func (d *dockerfile) locals() map[string]fsutil.FS {
 	file := staticfs.NewFS()
 	file.Add(dockerfileName, &types.Stat{Mode: dockerfileMode}, []byte(d.text))
+	if d.ignore != nil {
+		file.Add(ignoreName, &types.Stat{Mode: dockerfileMode}, d.ignore)
+	}
 	return map[string]fsutil.FS{"dockerfile": file, "context": d.context}
 }
 
@@ -96,7 +125,7 @@ func (d *dockerfile) stores() map[string]content.Store {
 // time: by these BuildKit recognizes what it has been sent before.
 func (d *dockerfile) key() string {
 	sum := sha256.New()
-	fmt.Fprintf(sum, "%s %q %q", d.b.job.scope(), d.text, d.b.job.Recipe.Context)
+	fmt.Fprintf(sum, "%s %q %q %q", d.b.job.scope(), d.text, d.ignore, d.b.job.Recipe.Context)
 	return hex.EncodeToString(sum.Sum(nil))
 }
 
