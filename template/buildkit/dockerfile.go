@@ -129,6 +129,10 @@ func (d *dockerfile) key() string {
 	return hex.EncodeToString(sum.Sum(nil))
 }
 
+// hiddenArg is tokenArg in letters that the frontend recognizes as that of a
+// proxy, and that no Dockerfile uses: ARG FTP_PROXY must not find a token.
+const hiddenArg = "FTP_proxy"
+
 // options are what the frontend is told.
 func (d *dockerfile) options() map[string]string {
 	r := &d.b.job.Recipe
@@ -137,7 +141,7 @@ func (d *dockerfile) options() map[string]string {
 		"filename":                          dockerfileName,
 		"target":                            r.Target,
 		"cgroup-parent":                     scope, // nothing comes of it, but results are found by it
-		"build-arg:" + tokenArg:             stepwire.TokenTag + d.b.token,
+		"build-arg:" + hiddenArg:            stepwire.TokenTag + d.b.token,
 		"build-arg:BUILDKIT_CACHE_MOUNT_NS": scope,
 	}
 	for name, value := range r.Args {
