@@ -98,7 +98,7 @@ func (d *Driver) Start(ctx context.Context, spec driver.Spec) (_ driver.Instance
 		checked := make(chan error, 1)
 		go func() { checked <- saved.Check() }()
 		check = sync.OnceValue(func() error { return <-checked })
-		defer check() // the folder may be gone once we return
+		defer func() { _ = check() }() // the folder may be gone once we return; who waits for the result has it
 	}
 	sb, err := sandbox.New(&conf, args) // closes image and upper in any case
 	image = nil
