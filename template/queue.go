@@ -89,6 +89,9 @@ func (r *Registry) recover(ctx context.Context) error {
 			live = append(live, b)
 		}
 	}
+	r.mu.Lock()
+	r.queue = nil // what was asked for before Start is on record, too
+	r.mu.Unlock()
 	// Those under work came before those that waited.
 	slices.SortStableFunc(live, func(a, b *soulbox.Build) int { return runningFirst(a) - runningFirst(b) })
 	for _, b := range live {

@@ -74,13 +74,14 @@ func (r *Registry) make(ctx context.Context, b *soulbox.Build) error {
 			return err
 		}
 	}
+	// Before the record: of a build that is over, all lines are there.
+	r.say(b.ID, soulbox.BuildLine{Step: "finalize", Message: "ready"})
 	b.EndedAt = now()
 	err := r.insist(ctx, "finish build", b.ID, func(ctx context.Context) error { return r.Store.FinishBuild(ctx, b, bump(b)) })
 	if err != nil {
 		return err
 	}
 	r.Faults.Reach("build/finished")
-	r.say(b.ID, soulbox.BuildLine{Step: "finalize", Message: fmt.Sprintf("ready: version %s", b.Version)})
 	return nil
 }
 
@@ -213,10 +214,10 @@ func (r *Registry) failed(ctx context.Context, b *soulbox.Build, why error) erro
 			b.Snapshot, b.Baked = "", ""
 		}
 	}
+	r.say(b.ID, soulbox.BuildLine{Level: "error", Step: stepOf(b.Failure), Message: b.Failure.Message}) // before the record, as above
 	if err := r.record(ctx, b, from); err != nil {
 		return err
 	}
-	r.say(b.ID, soulbox.BuildLine{Level: "error", Step: stepOf(b.Failure), Message: b.Failure.Message})
 	r.Log.InfoContext(ctx, "build failed", "template", b.Template, "build", b.ID, "step", b.Failure.Step, "reason", b.Failure.Message, "err", why)
 	r.over(ctx, b)
 	if image != "" {

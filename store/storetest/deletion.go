@@ -9,50 +9,6 @@ import (
 	"github.com/soulbox/soulbox/store"
 )
 
-func testBuildTags(t *testing.T, s *store.Store) {
-	ctx := t.Context()
-	tpl := plainTemplate("t1", "team1", "app")
-	one := ready(t, s, tpl, 1, "")
-	two := ready(t, s, tpl, 2, soulbox.Minor, "next", "v2")
-	foreign := ready(t, s, plainTemplate("t2", "team1", "other"), 3, "")
-	waiting := build("team1", 4, "waiting")
-	_, err := s.InsertDraft(ctx, tpl, waiting)
-	must(t, err)
-
-	look := func(want map[string]soulbox.BuildID) {
-		t.Helper()
-		tags, err := s.Tags(ctx, "t1")
-		must(t, err)
-		got := map[string]soulbox.BuildID{}
-		for _, tag := range tags {
-			got[tag.Name] = tag.Build
-		}
-		wantSame(t, "Tags", got, want)
-		wantConsistent(t, s)
-	}
-	look(map[string]soulbox.BuildID{"default": one.ID, "next": two.ID, "v2": two.ID})
-	for what, err := range map[string]error{
-		"one that waits":      s.PutTags(ctx, "t1", waiting.ID, []string{"x"}, at(5)),
-		"another template's":  s.PutTags(ctx, "t1", foreign.ID, []string{"x"}, at(5)),
-		"nobody":              s.PutTags(ctx, "t1", buildID(99), []string{"x"}, at(5)),
-		"an unknown template": s.PutTags(ctx, "t9", one.ID, []string{"x"}, at(5)),
-	} {
-		wantKind(t, "PutTags to "+what, err, soulbox.NotFound)
-	}
-	look(map[string]soulbox.BuildID{"default": one.ID, "next": two.ID, "v2": two.ID})
-
-	must(t, s.PutTags(ctx, "t1", two.ID, []string{"default", "stable"}, at(6)))
-	look(map[string]soulbox.BuildID{"default": two.ID, "next": two.ID, "v2": two.ID, "stable": two.ID})
-	must(t, s.PutTags(ctx, "t1", one.ID, []string{"stable"}, at(7)))
-	must(t, s.DeleteTags(ctx, "t1", []string{"v2", "default", "ghost"}))
-	look(map[string]soulbox.BuildID{"default": two.ID, "next": two.ID, "stable": one.ID})
-	tags, err := s.Tags(ctx, "t1")
-	must(t, err)
-	wantSame(t, "Tags", tags, []soulbox.Tag{
-		{Name: "default", Build: two.ID, At: at(6)}, {Name: "next", Build: two.ID, At: two.EndedAt}, {Name: "stable", Build: one.ID, At: at(7)},
-	})
-}
-
 // testTemplateDeletion deletes one with everything that can belong to it.
 func testTemplateDeletion(t *testing.T, s *store.Store) {
 	ctx := t.Context()
