@@ -94,6 +94,7 @@ type records interface {
 	TeamBySlug(ctx context.Context, slug string) (*soulbox.Team, error)
 	Template(ctx context.Context, id soulbox.TemplateID) (*soulbox.Template, error)
 	TemplateByName(ctx context.Context, team soulbox.TeamID, name string) (*soulbox.Template, error)
+	BuildAt(ctx context.Context, id soulbox.TemplateID, ref soulbox.TemplateRef) (*soulbox.Build, error)
 
 	InsertSandbox(ctx context.Context, sb *soulbox.Sandbox) error
 	MoveSandbox(ctx context.Context, sb *soulbox.Sandbox, from soulbox.State) error

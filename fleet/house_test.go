@@ -128,7 +128,8 @@ func (h *house) build(tpl *soulbox.Template, tags ...string) *soulbox.Build {
 		ID: soulbox.NewBuildID(), Team: tpl.Team, Tags: tags, Image: tpl.Image, Snapshot: tpl.Snapshot, Baked: tpl.Baked,
 		Size: tpl.Size, Env: tpl.Env, User: tpl.User, Workdir: tpl.Workdir,
 	}
-	if _, err := h.store.AddBuild(context.Background(), tpl, b, "", func(*soulbox.Build) soulbox.Bump { return soulbox.Minor }); err != nil {
+	bare := &soulbox.Template{ID: tpl.ID, Team: tpl.Team, Name: tpl.Name, Public: tpl.Public}
+	if _, err := h.store.AddBuild(context.Background(), bare, b, "", func(*soulbox.Build) soulbox.Bump { return soulbox.Minor }); err != nil {
 		h.t.Fatal(err)
 	}
 	return b

@@ -57,6 +57,7 @@ type machine struct {
 
 	// All may be nil. They run without mu.
 	onCreate   func(context.Context, *soulbox.Sandbox) error
+	onTemplate func(*soulbox.Template) // of which one is created
 	onDestroy  func(context.Context, soulbox.SandboxID) error
 	onNetwork  func(soulbox.SandboxID) error
 	onSnapshot func(context.Context, soulbox.SandboxID, *soulbox.Snapshot) error
@@ -158,7 +159,10 @@ func (m *machine) make(sb *soulbox.Sandbox, in mind) {
 	m.keep()
 }
 
-func (m *machine) Create(ctx context.Context, sb *soulbox.Sandbox, _ *soulbox.Template) error {
+func (m *machine) Create(ctx context.Context, sb *soulbox.Sandbox, tpl *soulbox.Template) error {
+	if m.onTemplate != nil {
+		m.onTemplate(tpl)
+	}
 	m.mu.Lock()
 	m.make(sb, mind{})
 	m.creates++

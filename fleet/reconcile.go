@@ -19,7 +19,7 @@ type findings struct {
 	exits     map[soulbox.SandboxID]soulbox.End
 	whole     map[soulbox.SnapshotID]soulbox.Bytes // on the node; 0: damaged, which is no reason to remove it
 	snaps     []*soulbox.Snapshot                  // on record, oldest first
-	foreign   []soulbox.SnapshotID                 // of templates
+	foreign   []soulbox.SnapshotID                 // of templates: not ours to tidy
 }
 
 // usable reports whether a snapshot has both files and a record.
@@ -42,6 +42,7 @@ func (f *Fleet) reconcile(ctx context.Context) (adopted []*entry, err error) {
 	if found.snaps, err = f.opts.Store.AllSnapshots(ctx); err != nil {
 		return nil, err
 	}
+	// After those on the node: a template's is on record before it is there.
 	if found.foreign, err = f.opts.Store.TemplateSnapshots(ctx); err != nil {
 		return nil, err
 	}
@@ -207,7 +208,7 @@ func (f *Fleet) tidySnapshots(ctx context.Context, found *findings) error {
 		}
 	}
 	for id := range found.whole {
-		if !known[id] {
+		if !known[id] && !slices.Contains(found.foreign, id) {
 			f.log.WarnContext(ctx, "snapshot without a record is removed", "snapshot", id)
 			f.wg.Go(func() { f.discard(ctx, id) })
 		}

@@ -10,7 +10,7 @@ import (
 // is the team's own template, else its own snapshot, else the house's template,
 // else an id of one of these or of a public template. Names of other teams need
 // their namespace, so that nobody can slip a template under a name that others
-// use.
+// use. Of a template it is the build that the tag or the versions in ref mean.
 func (f *Fleet) resolve(ctx context.Context, team *soulbox.Team, ref soulbox.TemplateRef) (origin, error) {
 	o, err := f.lookUp(ctx, team, ref)
 	named := soulbox.TemplateRef{Namespace: ref.Namespace, Name: ref.Name}
@@ -24,14 +24,28 @@ func (f *Fleet) resolve(ctx context.Context, team *soulbox.Team, ref soulbox.Tem
 	if err != nil {
 		return origin{}, err
 	}
-	if ref.Tag != "" && ref.Tag != defaultTag {
-		return origin{}, soulbox.Errorf(soulbox.NotFound, "tag '%s' does not exist for template '%s'", ref.Tag, named)
-	}
-	return o, nil
+	return f.pick(ctx, o, ref)
 }
 
-// defaultTag is what no tag stands for.
-const defaultTag = "default"
+// pick returns o as the build makes it that ref means. Snapshots have neither
+// tags nor versions.
+func (f *Fleet) pick(ctx context.Context, o origin, ref soulbox.TemplateRef) (origin, error) {
+	usual := ref.Versions == soulbox.VersionRange{} && (ref.Tag == "" || ref.Tag == soulbox.DefaultTag)
+	switch {
+	case usual && (o.snap != nil || o.tpl.Image != ""):
+		return o, nil // without another look into the store
+	case usual, o.snap != nil:
+		return origin{}, ref.NoBuild()
+	}
+	b, err := f.opts.Store.BuildAt(ctx, o.tpl.ID, ref)
+	if soulbox.KindOf(err) == soulbox.NotFound {
+		return origin{}, ref.NoBuild()
+	}
+	if err != nil {
+		return origin{}, err
+	}
+	return origin{tpl: o.tpl.At(b)}, nil
+}
 
 func (f *Fleet) lookUp(ctx context.Context, team *soulbox.Team, ref soulbox.TemplateRef) (origin, error) {
 	const house = soulbox.TeamID("")

@@ -48,7 +48,7 @@ func plainName(s, slug string) (string, error) {
 		return "", nil
 	}
 	ref, err := soulbox.ParseTemplateRef(s)
-	if err != nil || ref.Namespace != "" && ref.Namespace != slug || ref.Tag != "" && ref.Tag != defaultTag {
+	if err != nil || ref.Namespace != "" && ref.Namespace != slug || ref.Tag != "" && ref.Tag != soulbox.DefaultTag || ref.Versions != (soulbox.VersionRange{}) {
 		return "", soulbox.Errorf(soulbox.Invalid, "%.200q cannot be the name of a snapshot; a name has 1 to 128 of a-z, 0-9, - and _", s)
 	}
 	return ref.Name, nil

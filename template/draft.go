@@ -39,6 +39,9 @@ func (r *Registry) draft(ctx context.Context, req soulbox.BuildRequest) (*soulbo
 	if err != nil {
 		return nil, nil, err
 	}
+	if err := r.free(ctx, req.Team, plain); err != nil {
+		return nil, nil, err
+	}
 	size, class := r.Defaults, soulbox.GVisor
 	if have, err := r.Store.TemplateByName(ctx, req.Team, plain); err == nil && have.Build != "" {
 		size, class = have.Size, have.Isolation
@@ -71,6 +74,22 @@ func (r *Registry) draft(ctx context.Context, req soulbox.BuildRequest) (*soulbo
 	}
 	r.Log.InfoContext(ctx, "build drafted", "template", t.ID, "name", plain, "build", b.ID, "tags", b.Tags)
 	return t, b, nil
+}
+
+// free refuses a name that a snapshot of the team has, of which sandboxes are
+// made by it.
+func (r *Registry) free(ctx context.Context, team soulbox.TeamID, name string) error {
+	_, err := r.Store.SnapshotByName(ctx, team, name)
+	switch {
+	case err == nil:
+		return soulbox.Errorf(soulbox.Conflict, "your team has a snapshot '%s'; choose another name for the template", name)
+	case soulbox.KindOf(err) == soulbox.NotFound:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	default:
+		return err
+	}
 }
 
 // startable says why what a recipe starts cannot run ahead in a class.

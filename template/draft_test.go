@@ -44,6 +44,15 @@ func TestDraftRefuses(t *testing.T) {
 	if all, err := w.store.AllTemplates(t.Context()); len(all) != 0 || err != nil {
 		t.Errorf("templates after what was refused: %v, %v", all, err)
 	}
+	snap := &soulbox.Snapshot{ID: soulbox.NewSnapshotID(), Team: ours, Kind: soulbox.ForCreate, Name: "monday", Ready: true}
+	if err := w.store.InsertSnapshot(t.Context(), snap); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := w.Draft(t.Context(), ours, "monday:v1", nil, soulbox.Size{})
+	wantError(t, "Draft under the name of a snapshot", err, soulbox.Conflict, "your team has a snapshot 'monday'")
+	if _, _, err := w.Draft(t.Context(), theirs, "monday", nil, soulbox.Size{}); err != nil {
+		t.Errorf("Draft under the name of another team's snapshot: %v", err)
+	}
 	if _, _, err := w.Draft(t.Context(), "nobody", "app", nil, soulbox.Size{}); soulbox.KindOf(err) != soulbox.NotFound {
 		t.Errorf("Draft of nobody: %v", err)
 	}

@@ -32,13 +32,16 @@ func (r *Registry) Import(ctx context.Context, req soulbox.ImportRequest, progre
 	if err != nil {
 		return nil, err
 	}
-	if ref.Namespace != "" || ref.Tag != "" {
+	if ref.Namespace != "" || ref.Tag != "" || ref.Versions != (soulbox.VersionRange{}) {
 		return nil, soulbox.Errorf(soulbox.Invalid, "template %.200q: give a plain name, without namespace and tag", req.Name)
 	}
 	if req.Isolation != nil {
 		if err := req.Isolation.Allowed(r.Allowed); err != nil {
 			return nil, err
 		}
+	}
+	if err := r.free(ctx, req.Team, ref.Name); err != nil {
+		return nil, err
 	}
 	source := req.Source
 	from := source.Ref

@@ -267,6 +267,7 @@ func TestImportRefuses(t *testing.T) {
 	}{
 		{"no name", "", soulbox.ImageSource{Tar: bytes.NewReader(good)}, soulbox.Invalid, "1 to 128 of"},
 		{"namespace", "ours/app", soulbox.ImageSource{Tar: bytes.NewReader(good)}, soulbox.Invalid, "without namespace and tag"},
+		{"version", "app@1", soulbox.ImageSource{Tar: bytes.NewReader(good)}, soulbox.Invalid, "without namespace and tag"},
 		{"tag", "app:v1", soulbox.ImageSource{Tar: bytes.NewReader(good)}, soulbox.Invalid, "without namespace and tag"},
 		{"blank in the name", "my app", soulbox.ImageSource{Tar: bytes.NewReader(good)}, soulbox.Invalid, "1 to 128 of"},
 		{"name like a path", "../app", soulbox.ImageSource{Tar: bytes.NewReader(good)}, soulbox.Invalid, "namespace may hold"},

@@ -162,6 +162,9 @@ func (r *Registry) Fork(ctx context.Context, team soulbox.TeamID, ref soulbox.Te
 	if err != nil {
 		return nil, err
 	}
+	if err := r.free(ctx, team, plain); err != nil {
+		return nil, err
+	}
 	if _, err := sized(b.Size, soulbox.Size{}, owner.Limits); err != nil {
 		return nil, err
 	}

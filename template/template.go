@@ -128,6 +128,7 @@ type register interface {
 	Team(ctx context.Context, id soulbox.TeamID) (*soulbox.Team, error)
 	TeamBySlug(ctx context.Context, slug string) (*soulbox.Team, error)
 
+	SnapshotByName(ctx context.Context, team soulbox.TeamID, name string) (*soulbox.Snapshot, error)
 	Template(ctx context.Context, id soulbox.TemplateID) (*soulbox.Template, error)
 	TemplateByName(ctx context.Context, team soulbox.TeamID, name string) (*soulbox.Template, error)
 	Templates(ctx context.Context, team soulbox.TeamID) ([]*soulbox.Template, error)

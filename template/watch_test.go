@@ -71,7 +71,7 @@ func TestWatch(t *testing.T) {
 			if got.err != nil || got.build.State != soulbox.BuildReady || got.build.Version.IsZero() {
 				t.Fatalf("Watch = %+v, %v", got.build, got.err)
 			}
-			if all = w.numbered(t, b); !strings.Contains(all[len(all)-1], "ready: version "+got.build.Version.String()) {
+			if all = w.numbered(t, b); !strings.HasSuffix(all[len(all)-1], "|ready") {
 				t.Fatalf("the log ends with %q", all[len(all)-1])
 			}
 			if diff := cmp.Diff(all, got.lines); diff != "" {
