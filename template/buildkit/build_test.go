@@ -252,7 +252,7 @@ func TestWrongDockerfile(t *testing.T) {
 		{"unknown_command", "FROM BASE\nRUN nosuchprogram", 1, "exit status 127"},
 		{"copy", "FROM BASE\nCOPY nothing /", 1, "not found"},
 		{"no_image", "FROM REGISTRY/nothing:1\nRUN true", 0, "not found"},
-		{"digest", "FROM REGISTRY/tools@sha256:" + strings.Repeat("a", 64), 0, "not found"},
+		{"digest", "FROM REGISTRY/tools@sha256:" + strings.Repeat("a", 64), 0, "cannot be had: the registry answers 404 Not Found"},
 		{"user", "FROM BASE\nUSER nobody123\nRUN true", 1, "unable to find user nobody123"},
 		{"insecure", "FROM BASE\nRUN --security=insecure true", 0, "security.insecure is not allowed"},
 		{"host_network", "FROM BASE\nRUN --network=host true", 0, "network.host is not allowed"},

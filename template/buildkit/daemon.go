@@ -31,6 +31,7 @@ type daemon struct {
 	egress  *egress
 	control *net.UnixConn
 	cmd     *exec.Cmd
+	cell    Cell          // only for its limits: a Dockerfile can make BuildKit need much
 	ended   chan struct{} // closed once nothing of it is left
 	asked   atomic.Bool   // it was told to end
 }
@@ -73,10 +74,17 @@ func (e *Engine) startDaemon(ctx context.Context) (_ *daemon, err error) {
 	}
 	defer theirs.Close()
 	undo.Push(d.control.Close)
+	if d.cell, err = e.OpenCell(ctx, e.Size, false); err != nil {
+		return nil, err
+	}
+	undo.Push(d.cell.Close)
 	if err := d.start(e, theirs, apiFile, e.lock); err != nil {
 		return nil, err
 	}
 	undo.Push(d.kill)
+	if err := d.cell.Add(d.cmd.Process.Pid); err != nil { // it starts nothing until it is told to
+		return nil, err
+	}
 	listeners, err := d.hold(e.request(config))
 	if err != nil {
 		return nil, err
@@ -242,6 +250,9 @@ func (d *daemon) stop(log *slog.Logger) {
 		log.Warn("buildkitd did not end and is killed")
 	}
 	_ = d.kill()
+	if err := d.cell.Close(); err != nil {
+		log.Error("buildkitd's cell not closed", "err", err)
+	}
 	_ = d.control.Close() // nobody is there
 	d.egress.close()
 }

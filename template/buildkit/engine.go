@@ -52,6 +52,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -115,6 +116,7 @@ type Options struct {
 	Registries []string            // host:port of those that may be reached although their address is not public
 	Mirrors    map[string][]string // registry → where to ask before it; http:// means without TLS
 
+	Size    soulbox.Size  // what BuildKit itself may take; zero: all processors, 2 GiB, 4000 threads
 	Cache   soulbox.Bytes // of results of earlier steps that are kept; 0: 20 GiB
 	MinFree soulbox.Bytes // below this much free disk nothing is built; 0: 1 GiB
 	Idle    time.Duration // after which the daemon is stopped; 0: 10 minutes
@@ -124,6 +126,8 @@ const (
 	defaultCache   = 20 * soulbox.GiB
 	defaultMinFree = 1 * soulbox.GiB
 	defaultIdle    = 10 * time.Minute
+	defaultMemory  = 2 * soulbox.GiB
+	defaultThreads = 4000
 )
 
 // Folders and files below Options.Dir.
@@ -149,6 +153,9 @@ func Open(o Options) (*Engine, error) {
 	}
 	if o.Idle == 0 {
 		o.Idle = defaultIdle
+	}
+	if o.Size == (soulbox.Size{}) {
+		o.Size = soulbox.Size{CPUs: runtime.NumCPU(), Memory: defaultMemory, PIDs: defaultThreads}
 	}
 	e, err := open(o)
 	if err != nil {

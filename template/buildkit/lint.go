@@ -2,18 +2,22 @@ package buildkit
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
-	"runtime"
 	"slices"
 	"strings"
+	"time"
 
-	"github.com/moby/buildkit/client/llb"
-	"github.com/moby/buildkit/client/llb/sourceresolver"
-	"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb"
+	"github.com/moby/buildkit/client"
+	gateway "github.com/moby/buildkit/frontend/gateway/client"
+	gatewaypb "github.com/moby/buildkit/frontend/gateway/pb"
 	"github.com/moby/buildkit/frontend/subrequests/lint"
-	digest "github.com/opencontainers/go-digest"
-	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
+	spb "github.com/moby/buildkit/sourcepolicy/pb"
+	"github.com/moby/buildkit/sourcepolicy/policysession"
+	"github.com/moby/buildkit/util/staticfs"
+	"github.com/tonistiigi/fsutil"
+	"github.com/tonistiigi/fsutil/types"
 
 	"github.com/soulbox/soulbox"
 )
@@ -29,25 +33,73 @@ type Problem struct {
 }
 
 // Lint reads a Dockerfile and returns what is the matter with it, by line.
-// Only one that is too large to be looked at is an error.
-func Lint(ctx context.Context, dockerfile string) ([]Problem, error) {
-	if len(dockerfile) > maxDockerfile {
-		return nil, soulbox.Errorf(soulbox.TooLarge, "the Dockerfile is larger than %d bytes", maxDockerfile)
-	}
-	if _, err := ownFrontend(dockerfile); err != nil {
-		return []Problem{{Line: 1, Message: soulbox.MessageOf(err), Remedy: "remove the line, or name docker/dockerfile", Fatal: true}}, nil
-	}
-	text := []byte(dockerfile)
-	source := llb.NewSourceMap(nil, dockerfileName, "Dockerfile", text)
-	source.Definition = new(llb.Definition) // of how BuildKit got the file, which it did not
-	res, err := dockerfile2llb.DockerfileLint(ctx, text, dockerfile2llb.ConvertOpt{
-		SourceMap:    source,
-		MetaResolver: anyImage{},
-	})
+// Nothing is built and no registry is asked. A Dockerfile that is too large to
+// be looked at is an error.
+func (e *Engine) Lint(ctx context.Context, text string) ([]Problem, error) {
+	all, err := e.lint(ctx, text)
 	if err != nil {
 		return nil, fmt.Errorf("lint: %w", err)
 	}
-	return problems(res), nil
+	return all, nil
+}
+
+const lintTimeout = 30 * time.Second
+
+func (e *Engine) lint(ctx context.Context, text string) ([]Problem, error) {
+	own, err := ownFrontend(text)
+	if err != nil {
+		return []Problem{{Line: 1, Message: soulbox.MessageOf(err), Remedy: "remove the line, or name docker/dockerfile", Fatal: true}}, nil
+	}
+	s, err := parseStages(text, nil)
+	switch {
+	case soulbox.KindOf(err) == soulbox.TooLarge:
+		return nil, err
+	case err != nil: // and the linter says it with its place
+		s = &stages{}
+	}
+	// BuildKit does it: what a Dockerfile makes of its variables may become
+	// larger than we have room for.
+	ctx, end := context.WithTimeout(ctx, lintTimeout)
+	defer end()
+	d, err := e.acquire(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer e.release()
+	options := map[string]string{"filename": dockerfileName, "requestid": lint.RequestLint, "frontend.caps": "moby.buildkit.frontend.subrequests"}
+	for _, name := range s.bases() {
+		options["context:"+familiar(name)] = "docker-image://scratch" // any image will do
+	}
+	file := staticfs.NewFS()
+	file.Add(dockerfileName, &types.Stat{Mode: dockerfileMode}, []byte(own))
+	var found []byte
+	_, err = d.client.Build(ctx, client.SolveOpt{
+		LocalMounts: map[string]fsutil.FS{"dockerfile": file, "context": staticfs.NewFS()},
+		SharedKey:   rand.Text(),
+		Internal:    true,
+		SourcePolicyProvider: policysession.NewPolicyProvider(func(_ context.Context, req *policysession.CheckPolicyRequest) (*policysession.DecisionResponse, *gatewaypb.ResolveSourceMetaRequest, error) {
+			action := spb.PolicyAction_DENY
+			if strings.HasPrefix(req.GetSource().GetSource().GetIdentifier(), "local://") {
+				action = spb.PolicyAction_ALLOW
+			}
+			return &policysession.DecisionResponse{Action: action}, nil, nil
+		}),
+	}, "", func(ctx context.Context, c gateway.Client) (*gateway.Result, error) {
+		res, err := c.Solve(ctx, gateway.SolveRequest{Frontend: frontend, FrontendOpt: options})
+		if err != nil {
+			return nil, err
+		}
+		found = res.Metadata["result.json"]
+		return gateway.NewResult(), nil
+	}, nil)
+	if err != nil {
+		return nil, err
+	}
+	var res lint.LintResults
+	if err := json.Unmarshal(found, &res); err != nil {
+		return nil, err
+	}
+	return problems(&res), nil
 }
 
 func problems(res *lint.LintResults) []Problem {
@@ -103,13 +155,4 @@ var remedies = map[string]string{
 	"InvalidDefinitionDescription":    "leave an empty line between the comment and the instruction",
 	"ExposeProtoCasing":               "write the protocol in lower case: 80/tcp",
 	"ExposeInvalidFormat":             "write port or port/protocol only",
-}
-
-// anyImage knows every image, and nothing about it: linting asks no registry.
-type anyImage struct{}
-
-func (anyImage) ResolveImageConfig(_ context.Context, ref string, _ sourceresolver.Opt) (string, digest.Digest, []byte, error) {
-	img := ocispecs.Image{Platform: ocispecs.Platform{OS: "linux", Architecture: runtime.GOARCH}}
-	config, err := json.Marshal(img)
-	return ref, digest.FromBytes(config), config, err
 }
