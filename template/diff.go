@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/soulbox/soulbox"
-	"github.com/soulbox/soulbox/template/buildkit"
 )
 
 // Validate tells what is the matter with a Dockerfile.
@@ -17,7 +16,10 @@ func (r *Registry) Validate(ctx context.Context, dockerfile string) ([]soulbox.P
 	if err := checkText("Dockerfile", dockerfile, maxRecipe); err != nil {
 		return nil, err
 	}
-	found, err := buildkit.Lint(ctx, dockerfile)
+	if err := r.canBuild(); err != nil {
+		return nil, err
+	}
+	found, err := r.Engine.Lint(ctx, dockerfile)
 	if err != nil {
 		return nil, err
 	}

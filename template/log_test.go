@@ -37,6 +37,8 @@ func (w *world) chat(t *testing.T) (b *soulbox.Build, tell func(...soulbox.Build
 	}
 }
 
+func (*chatty) Lint(context.Context, string) ([]buildkit.Problem, error) { return nil, nil }
+
 func (c *chatty) Build(ctx context.Context, _ buildkit.Job, say func(soulbox.BuildLine)) (buildkit.Result, error) {
 	for {
 		select {

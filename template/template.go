@@ -194,6 +194,9 @@ type engine interface {
 	// [buildkit.StepError] in the chain of an error says that the recipe is at
 	// fault, and where.
 	Build(ctx context.Context, job buildkit.Job, say func(soulbox.BuildLine)) (buildkit.Result, error)
+
+	// Lint returns what is the matter with a Dockerfile, by line.
+	Lint(ctx context.Context, dockerfile string) ([]buildkit.Problem, error)
 }
 
 // baker runs start commands.

@@ -20,12 +20,11 @@ var files embed.FS
 
 // Names of the programs.
 const (
-	Agent  = "soulbox-agent"
-	Sentry = "soulbox-sentry"
-	Runc   = "soulbox-runc" // not in every binary
-
-	Buildkitd = "soulbox-buildkitd" // these two neither
+	Agent     = "soulbox-agent"
+	Sentry    = "soulbox-sentry"
 	Step      = "soulbox-step"
+	Buildkitd = "soulbox-buildkitd"
+	Runc      = "soulbox-runc" // not in every binary
 )
 
 // Has reports whether this binary was built with the program called name.

@@ -13,9 +13,7 @@ import (
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
 	"github.com/moby/buildkit/session"
 	"github.com/moby/buildkit/session/secrets/secretsprovider"
-	"github.com/moby/buildkit/util/grpcerrors"
 	"github.com/tonistiigi/fsutil"
-	"google.golang.org/grpc/codes"
 
 	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/internal/stepwire"
@@ -90,10 +88,7 @@ func (e *Engine) Build(ctx context.Context, job Job, say func(soulbox.BuildLine)
 	return res, nil
 }
 
-const diedPatience = 2 * time.Second
-
 var (
-	errDied = soulbox.Errorf(soulbox.Unavailable, "the build engine has stopped; build once more")
 	errTime = errors.New("its time is up")
 	errOver = errors.New("the build is over")
 )
@@ -217,13 +212,8 @@ func (e *Engine) build(b *running) (Result, error) {
 		return gateway.NewResult(), nil
 	}, status)
 	<-told // Build has closed it
-	if err != nil && grpcerrors.Code(err) == codes.Unavailable {
-		// So it is for a daemon that has died, which is about to be seen.
-		select {
-		case <-d.ended:
-			b.cancel(errDied)
-		case <-time.After(diedPatience):
-		}
+	if died := d.died(err); died != nil {
+		b.cancel(died)
 	}
 	return res, err
 }
@@ -266,7 +256,7 @@ func (e *Engine) watch(b *running, d *daemon) {
 		case <-b.ctx.Done():
 			return
 		case <-d.ended:
-			b.cancel(errDied)
+			b.cancel(d.obituary())
 			return
 		case <-tick.C:
 		}

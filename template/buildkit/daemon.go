@@ -18,8 +18,11 @@ import (
 	"time"
 
 	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/util/grpcerrors"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
 
+	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/internal/cleanup"
 	"github.com/soulbox/soulbox/internal/stepwire"
 )
@@ -227,6 +230,34 @@ func (d *daemon) over() bool {
 	default:
 		return false
 	}
+}
+
+// diedPatience is how long it may take to see that a daemon has died, once its
+// socket is closed.
+const diedPatience = 2 * time.Second
+
+// died returns what to say instead of err if that is because the daemon has
+// died, or nil.
+func (d *daemon) died(err error) error {
+	if err == nil || grpcerrors.Code(err) != codes.Unavailable {
+		return nil
+	}
+	patience := time.NewTimer(diedPatience)
+	defer patience.Stop()
+	select {
+	case <-d.ended:
+		return d.obituary()
+	case <-patience.C:
+		return nil // somebody else is unavailable
+	}
+}
+
+// obituary returns why the daemon has died.
+func (d *daemon) obituary() error {
+	if why, ok := d.cell.Blame(); ok {
+		return soulbox.Errorf(soulbox.Exhausted, "the build engine has stopped: %s", why)
+	}
+	return soulbox.Errorf(soulbox.Unavailable, "the build engine has stopped; build once more")
 }
 
 // kill ends the daemon, and with it everything in its namespaces.

@@ -92,6 +92,9 @@ func (e *Engine) lint(ctx context.Context, text string) ([]Problem, error) {
 		found = res.Metadata["result.json"]
 		return gateway.NewResult(), nil
 	}, nil)
+	if died := d.died(err); died != nil {
+		return nil, died
+	}
 	if err != nil {
 		return nil, err
 	}
