@@ -122,6 +122,7 @@ type named struct {
 	id      soulbox.SnapshotID
 	has     content
 	asked   int // when its removal was first asked for; 0: not
+	asks    int // how often
 	removed int // when it was done; 0: not
 }
 
