@@ -308,8 +308,10 @@ func (d *deed) steps(s situation, far uint8, points []content, emit func(situati
 		return
 	}
 	end(d.outcome == notFound && s.row == soulbox.Ending) // of whatever it was
-	if d.verb == extend || d.verb == connect {
-		end(d.outcome == conflict && s.mute) // the record says more than the server knows
+	switch d.verb {
+	case extend, pause, connect, wake, back: // whatever begins with a record
+		end(d.outcome == conflict && s.mute) // which says more than the server knows
+	default:
 	}
 	switch d.verb {
 	case write:
@@ -428,7 +430,7 @@ func (d *deed) pauses(s situation, far uint8, asleep bool, emit func(situation, 
 		if undoes && s.row == soulbox.Ending {
 			emit(s, finished)
 		}
-		if undoes {
+		if undoes || d.outcome == notFound && s.row == soulbox.Ending { // it runs on until it is destroyed
 			let := s
 			let.still = false
 			emit(let, three)
@@ -456,11 +458,10 @@ func (d *deed) wakes(s situation, far uint8, asleep bool, emit func(situation, u
 			emit(s, finished)
 		}
 		return
-	case exhausted:
+	case exhausted: // perhaps when it had to be resumed once more
 		if s.row == soulbox.Paused {
 			emit(s, finished)
 		}
-		return
 	case done:
 		if runs && (d.verb == wake || !d.resumed || far != s.wakes%128) {
 			emit(s, finished)
