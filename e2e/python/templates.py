@@ -40,8 +40,9 @@ write("site/debug.log", "left out by .dockerignore\n")
 write("site/draft.tmp", "left out by file_ignore_patterns\n")
 write(".dockerignore", "# not for templates\n**/*.log\n")
 write("web.py", guest("web.py"))
-os.symlink("index.txt", context / "site/link")
-os.symlink("nowhere", context / "site/dangling")
+write("links/target.txt", "reached\n")
+os.symlink("target.txt", context / "links/link")
+os.symlink("nowhere", context / "links/dangling")  # SDKs take one only by a pattern
 
 
 def api(method, path, body=None):
@@ -107,6 +108,7 @@ def everything(cls=Template):
         .set_envs({"MARK": named("whole"), "GREETING": "hello", "QUOTES": "\"a\" 'b' $(c)", "MORE_PATH": "/opt/more:$PATH"})
         .copy("notes.txt", "into/")
         .copy("site", "site")
+        .copy("links/*", "links")
         .copy("notes.txt", "/opt/mine/notes.txt", user="root", mode=0o640)
         .run_cmd('echo "$(whoami) $PWD $GREETING" > ran')
         .run_cmd(["echo first > /opt/first", "whoami > /opt/as"], user="root")
@@ -156,8 +158,8 @@ def _():
 def _():
     s = the_box()
     equal(s.files.read("/home/user/into/notes.txt"), "noted\n")
-    equal(run(s, "cd /home/user/site; find . | sort"), ".\n./.hidden\n./dangling\n./deep\n./deep/er.txt\n./index.txt\n./link\n")
-    equal(run(s, "cd /home/user/site; readlink link dangling; cat link"), "index.txt\nnowhere\nindex\n")
+    equal(run(s, "cd /home/user/site; find . | sort"), ".\n./.hidden\n./deep\n./deep/er.txt\n./index.txt\n")
+    equal(run(s, "cd /home/user/links; readlink link dangling; cat link"), "target.txt\nnowhere\nreached\n")
     equal(run(s, "stat -c '%U %a' /opt/mine/notes.txt /home/user/site/index.txt"), "root 640\nuser 644\n")
 
 
@@ -251,7 +253,7 @@ def _():
 def _():
     the_whole()
     _, text = build(everything(), named("again"))
-    assert re.search(r"^CACHED \[builder 10/10\] ", text, re.M), text
+    assert re.search(r"^CACHED \[builder 11/11\] ", text, re.M), text
     assert "said and done" not in text, text
 
 
@@ -272,8 +274,8 @@ def _():
 def _():
     _, text = the_whole()
     assert re.search(r"^\[base\] FROM e2bdev/base", text, re.M), text
-    assert re.search(r"^\[builder 10/10\] \[stdout\]: said and done$", text, re.M), text
-    assert re.search(r"^\[builder 10/10\] \[stderr\]: moaned$", text, re.M), text
+    assert re.search(r"^\[builder 11/11\] \[stdout\]: said and done$", text, re.M), text
+    assert re.search(r"^\[builder 11/11\] \[stderr\]: moaned$", text, re.M), text
     loop = "for i in $(seq 1000); do echo line $i; done"
     _, text = build(start().from_template("base").skip_cache().run_cmd(loop), named("many"))
     equal([int(n) for n in re.findall(r"\[stdout\]: line (\d+)$", text, re.M)], list(range(1, 1001)))
