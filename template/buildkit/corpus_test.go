@@ -40,6 +40,7 @@ type sample struct {
 	args    map[string]string
 	secrets map[string][]byte
 	prepare string   // a shell script that makes in the context what Git cannot keep
+	fails   bool     // it cannot be built
 	sums    []string // folders of which want has only a sum
 	want    string   // what plain BuildKit makes of it
 	ignore  string   // Dockerfile.dockerignore
@@ -69,6 +70,8 @@ func readSample(t *testing.T, name, dir string) *sample {
 		case "":
 		case "target":
 			s.target = value
+		case "fails":
+			s.fails = true
 		case "sum":
 			s.sums = append(s.sums, value)
 		case "arg":
@@ -180,9 +183,11 @@ var exceptions = []struct {
 	path   string // in the tree, of what is not compared; empty: it is no file
 	reason string
 }{
+	{"attributes", "/copied", "gVisor lets no step write an attribute of the kind security.*, so setcap fails, and cp leaves out what a program may; those in base images, from ADD and from COPY stay"},
 	{"hardlinks-run", "/h/soft2", "BuildKit exports the second name of a symbolic link as another link"},
 	{"heredoc-run", "/dev", "a script is mounted below /dev, where runc has mounted something before; gVisor makes the place in the image, and BuildKit removes it: the folder has another time of last change"},
-	{"special-files", "/pipe", "a named pipe that a step makes is in gVisor's memory, and ends with the step"},
+	{"special-files", "/pipe", "a named pipe that a step makes is in gVisor's memory, and ends with the step; so is a socket"},
+	{"special-files", "/node", "gVisor lets no step make a device"},
 	{"syntax", "", "# syntax=docker/dockerfile names an image, which plain BuildKit would pull; the engine takes the frontend in BuildKit, which is of the same release, and so does plain BuildKit without that line"},
 	{"surroundings", "", "BuildKit tells steps by variables OTEL_… where it collects traces; a step in gVisor cannot reach that, and has none of them. Samples that look at their environment look past these"},
 }
@@ -302,11 +307,23 @@ func (o *ownBuildKit) build(ctx context.Context, s *sample) (*outcome, *buildkit
 	var said strings.Builder
 	r, err := o.engine.Build(ctx, j, func(l soulbox.BuildLine) { fmt.Fprintln(&said, l.Step, l.Message) })
 	if err != nil {
-		return nil, nil, errors.Join(err, errors.New(said.String()))
+		return nil, nil, fmt.Errorf("%w\n%s", err, said.String())
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return &outcome{tree: o.trees[r.Image], config: r.Config}, &r, nil
+}
+
+// wantRefusal wants the engine to say that s itself is at fault.
+func (o *ownBuildKit) wantRefusal(t *testing.T, s *sample) {
+	t.Helper()
+	_, _, err := o.build(t.Context(), s)
+	if err == nil {
+		t.Fatal("the engine builds what cannot be built")
+	}
+	if _, ok := errors.AsType[*buildkit.StepError](err); !ok && soulbox.KindOf(err) != soulbox.Invalid {
+		t.Errorf("the engine ends with %v, want it to blame the Dockerfile", err)
+	}
 }
 
 // compare compares two builds of s.
@@ -384,6 +401,13 @@ func TestCorpus(t *testing.T) {
 			s := readSample(t, name, t.TempDir())
 			began := time.Now()
 			theirs, err := plain.build(t.Context(), t, s)
+			if s.fails {
+				if err == nil {
+					t.Error("plain BuildKit builds what cannot be built")
+				}
+				own.wantRefusal(t, s)
+				return
+			}
 			if err != nil {
 				t.Fatalf("plain BuildKit: %v", err)
 			}
