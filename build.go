@@ -114,7 +114,7 @@ func (b *Build) Clone() *Build {
 }
 
 // A BuildFailure is why a build came to nothing, for whoever wrote its recipe.
-type BuildFailure struct {
+type BuildFailure struct { //nolint:errname // a noun that a build has; that it also is an error is for those who pass it on
 	Message string
 	Step    int  // of the recipe, from 1; 0: what it is built on; see also Finish
 	Finish  bool // it failed after its last step: packing, starting, writing down

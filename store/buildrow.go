@@ -128,7 +128,7 @@ func packageText(manager, name string) (string, error) {
 // buildValues returns the values of buildColumns and of the packages.
 func buildValues(b *soulbox.Build) ([]any, error) {
 	texts := make([]string, 6)
-	for i, make := range []func() (string, error){
+	for i, write := range []func() (string, error){
 		func() (string, error) { return failureText(b.Failure) },
 		func() (string, error) { return recipeText(b.Recipe) },
 		func() (string, error) { return listText(b.Tags) },
@@ -140,7 +140,7 @@ func buildValues(b *soulbox.Build) ([]any, error) {
 		func() (string, error) { return packagesText(b.Facts.Packages) },
 	} {
 		var err error
-		if texts[i], err = make(); err != nil {
+		if texts[i], err = write(); err != nil {
 			return nil, err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/soulbox/soulbox"
@@ -75,11 +76,11 @@ func insertBuild(ctx context.Context, tx *sql.Tx, b *soulbox.Build) error {
 	if err != nil {
 		return err
 	}
-	marks := ""
+	marks := make([]string, len(c))
 	for i := range c {
-		marks += ", $" + strconv.Itoa(i+1)
+		marks[i] = "$" + strconv.Itoa(i+1)
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO builds (`+buildColumns+`, packages) VALUES (`+marks[2:]+`)`, c...)
+	_, err = tx.ExecContext(ctx, `INSERT INTO builds (`+buildColumns+`, packages) VALUES (`+strings.Join(marks, ", ")+`)`, c...)
 	return err
 }
 
@@ -413,7 +414,7 @@ func (s *Store) RenewBuilds(ctx context.Context, was, now *soulbox.Build) (n int
 		if _, err := tx.ExecContext(ctx, `UPDATE templates`+set+`build <> ''`, args...); err != nil {
 			return err
 		}
-		res, err := tx.ExecContext(ctx, `UPDATE builds`+set+`state = '`+string(soulbox.BuildReady)+`'`, args...)
+		res, err := tx.ExecContext(ctx, `UPDATE builds`+set+`state = '`+string(soulbox.BuildReady)+`'`, args...) //nolint:gosec // both are constants
 		if err == nil {
 			n, err = res.RowsAffected()
 		}

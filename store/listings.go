@@ -59,7 +59,7 @@ func (s *Store) SetListing(ctx context.Context, id soulbox.TemplateID, c soulbox
 			if value == nil {
 				continue
 			}
-			if _, err := tx.ExecContext(ctx, `UPDATE listings SET `+column+` = $1 WHERE template = $2`, *value, string(id)); err != nil {
+			if _, err := tx.ExecContext(ctx, `UPDATE listings SET `+column+` = $1 WHERE template = $2`, *value, string(id)); err != nil { //nolint:gosec // the columns are those above
 				return err
 			}
 		}

@@ -176,12 +176,13 @@ func TestRebake(t *testing.T) {
 	recipe := run("write a b")
 	recipe.Start = "serve"
 	b := w.make(t, "app", recipe)
-	fork, err := w.Fork(t.Context(), theirs, soulbox.TemplateRef{Name: "none"}, "")
+	_, err := w.Fork(t.Context(), theirs, soulbox.TemplateRef{Name: "none"}, "")
 	wantError(t, "Fork of nothing", err, soulbox.NotFound, "template 'none' not found")
 	if _, err := w.Publish(t.Context(), ours, b.Template, true); err != nil {
 		t.Fatal(err)
 	}
-	if fork, err = w.Fork(t.Context(), theirs, ref(t, "ours/app"), "mine"); err != nil {
+	fork, err := w.Fork(t.Context(), theirs, ref(t, "ours/app"), "mine")
+	if err != nil {
 		t.Fatalf("Fork: %v", err)
 	}
 	if err := template.Rebake(t.Context(), w.Registry); err != nil || w.baker.bakes != 1 {

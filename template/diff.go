@@ -247,9 +247,9 @@ func lineEdits(a, b []string) []edit {
 		for i := range common {
 			common[i] = make([]int32, len(y)+1)
 		}
-		for i := len(x) - 1; i >= 0; i-- {
-			for j := len(y) - 1; j >= 0; j-- {
-				if x[i] == y[j] {
+		for i, a := range slices.Backward(x) {
+			for j, b := range slices.Backward(y) {
+				if a == b {
 					common[i][j] = common[i+1][j+1] + 1
 				} else {
 					common[i][j] = max(common[i+1][j], common[i][j+1])

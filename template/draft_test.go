@@ -144,8 +144,10 @@ func TestRequestRefuses(t *testing.T) {
 		"WORKDIR of two":                {soulbox.BuildRequest{Recipe: step(soulbox.StepWorkdir, "a", "b")}, soulbox.Invalid, "WORKDIR has 1 to 1 arguments, not 2"},
 		"USER of nobody":                {soulbox.BuildRequest{Recipe: step(soulbox.StepUser)}, soulbox.Invalid, "USER has 1 to 2 arguments, not 0"},
 		"COPY without files":            {soulbox.BuildRequest{Recipe: step(soulbox.StepCopy, "a", "b")}, soulbox.Invalid, "COPY needs the hash of its files"},
-		"files that are not there": {soulbox.BuildRequest{Recipe: soulbox.Recipe{Image: "a", Steps: []soulbox.Step{{Kind: soulbox.StepCopy, Args: []string{"a", "b"}, Files: hash}}}},
-			soulbox.Invalid, "the files with hash " + hash + " have not been uploaded"},
+		"files that are not there": {
+			soulbox.BuildRequest{Recipe: soulbox.Recipe{Image: "a", Steps: []soulbox.Step{{Kind: soulbox.StepCopy, Args: []string{"a", "b"}, Files: hash}}}},
+			soulbox.Invalid, "the files with hash " + hash + " have not been uploaded",
+		},
 		"a context that is not there": {soulbox.BuildRequest{Recipe: soulbox.Recipe{Dockerfile: "FROM a", Context: hash}}, soulbox.Invalid, "have not been uploaded"},
 		"a context that is a path":    {soulbox.BuildRequest{Recipe: soulbox.Recipe{Dockerfile: "FROM a", Context: "../../etc"}}, soulbox.Invalid, "have not been uploaded"},
 		"files of a RUN":              {soulbox.BuildRequest{Recipe: soulbox.Recipe{Image: "a", Steps: []soulbox.Step{{Kind: soulbox.StepRun, Args: []string{"a"}, Files: hash}}}}, soulbox.Invalid, "RUN takes no files"},

@@ -269,10 +269,7 @@ func recipeLines(recipe soulbox.Recipe) []string {
 		all = append(all, "FROM TEMPLATE "+recipe.Template)
 	}
 	for _, s := range recipe.Steps {
-		line := string(s.Kind)
-		for _, arg := range s.Args {
-			line += " " + arg
-		}
+		line := strings.Join(append([]string{string(s.Kind)}, s.Args...), " ")
 		if s.Files != "" {
 			line += " # files " + s.Files
 		}

@@ -42,7 +42,7 @@ func (r *Registry) seal(id soulbox.BuildID, s secrets) error {
 		return err
 	}
 	// The build's id is part of it, so that no other build can open it.
-	if err := os.WriteFile(path+".next", box.Seal(nil, nil, plain, []byte(id)), 0o600); err != nil {
+	if err := os.WriteFile(path+".next", box.Seal(nil, nil, plain, []byte(id)), 0o600); err != nil { //nolint:gosec // NewGCMWithRandomNonce makes the nonce
 		return err
 	}
 	return os.Rename(path+".next", path)

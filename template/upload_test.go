@@ -194,8 +194,10 @@ func TestUploadRefuses(t *testing.T) {
 		"a link to the machine":   {bytes.NewReader(pack(t, head(tar.TypeSymlink, "x", 0o777, "/etc/passwd"))), soulbox.Invalid, "leads out of it"},
 		"a hard link out":         {bytes.NewReader(pack(t, head(tar.TypeLink, "x", 0o644, "../../etc/passwd"))), soulbox.Invalid, `the hard link "x" leads out of it`},
 		"a hard link to nothing":  {bytes.NewReader(pack(t, head(tar.TypeLink, "x", 0o644, "etc/passwd"))), soulbox.Invalid, "x contradicts what else is in it"},
-		"through a link": {bytes.NewReader(pack(t, head(tar.TypeReg, "f", 0o644, ""), head(tar.TypeSymlink, "l", 0o777, "f"), head(tar.TypeReg, "l/x", 0o644, ""))),
-			soulbox.Invalid, "l/x contradicts what else is in it"},
+		"through a link": {
+			bytes.NewReader(pack(t, head(tar.TypeReg, "f", 0o644, ""), head(tar.TypeSymlink, "l", 0o777, "f"), head(tar.TypeReg, "l/x", 0o644, ""))),
+			soulbox.Invalid, "l/x contradicts what else is in it",
+		},
 		"a device":            {bytes.NewReader(pack(t, head(tar.TypeBlock, "sda", 0o644, ""))), soulbox.Invalid, `"sda" is a device`},
 		"a terminal":          {bytes.NewReader(pack(t, head(tar.TypeChar, "tty", 0o644, ""))), soulbox.Invalid, `"tty" is a device`},
 		"a pipe":              {bytes.NewReader(pack(t, head(tar.TypeFifo, "pipe", 0o644, ""))), soulbox.Invalid, `"pipe" is a device`},

@@ -101,9 +101,9 @@ func TestStrangersLearnNothing(t *testing.T) {
 	nobody := soulbox.TemplateID("00000000000000000000")
 	rapid.Check(t, func(rt *rapid.T) {
 		build := rapid.SampledFrom(builds).Draw(rt, "build")
-		real, unreal := routes(w, ours, secret, b.Template, build), routes(w, ours, ghost, nobody, soulbox.BuildID("f81d4fae-7dec-41d0-a765-00a0c91e6bf6"))
-		name := rapid.SampledFrom(sorted(real)).Draw(rt, "route")
-		got, err := real[name](rt.Context())
+		there, unreal := routes(w, ours, secret, b.Template, build), routes(w, ours, ghost, nobody, soulbox.BuildID("f81d4fae-7dec-41d0-a765-00a0c91e6bf6"))
+		name := rapid.SampledFrom(sorted(there)).Draw(rt, "route")
+		got, err := there[name](rt.Context())
 		want, wantErr := unreal[name](rt.Context())
 		if err == nil || wantErr == nil {
 			rt.Fatalf("%s tells %q, %v; and of none %q, %v", name, got, err, want, wantErr)
@@ -149,7 +149,7 @@ func TestWhoMayWhat(t *testing.T) {
 	w := open(t)
 	w.start(t)
 	recipe := run("write token hunter2")
-	make := func() *soulbox.Build {
+	request := func() *soulbox.Build {
 		t.Helper()
 		_, b, err := w.Request(t.Context(), soulbox.BuildRequest{Team: theirs, Name: "gift", Tags: []string{"v1", "default"}, Recipe: recipe, Public: new(true)})
 		if err != nil {
@@ -157,8 +157,8 @@ func TestWhoMayWhat(t *testing.T) {
 		}
 		return w.await(t, b.ID, soulbox.BuildReady)
 	}
-	make()
-	b := make()
+	request()
+	b := request()
 	_, failed, err := w.Request(t.Context(), soulbox.BuildRequest{Team: theirs, Name: "gift", Recipe: run("fail hunter2")})
 	if err != nil {
 		t.Fatal(err)

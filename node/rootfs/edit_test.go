@@ -22,7 +22,7 @@ func put(t *testing.T, dir, name, text string, mode os.FileMode) {
 	}
 }
 
-func ownerOf(t *testing.T, dir, name string) (uid, gid uint32, mode uint32) {
+func ownerOf(t *testing.T, dir, name string) (uid, gid, mode uint32) {
 	t.Helper()
 	var st syscall.Stat_t
 	if err := syscall.Lstat(filepath.Join(dir, name), &st); err != nil {

@@ -34,13 +34,14 @@ var text = store.Text{
 	},
 	Matching: `SELECT template FROM template_index WHERE document @@ CAST(? AS tsquery)`,
 	Match: func(parts []store.TextPart, words []string, or bool) string {
-		suffix := ":*"
+		var suffix strings.Builder
+		suffix.WriteString(":*")
 		for _, p := range parts {
-			suffix += weights[p]
+			suffix.WriteString(weights[p])
 		}
 		all := make([]string, len(words))
 		for i, w := range words {
-			all[i] = "'" + w + "'" + suffix
+			all[i] = "'" + w + "'" + suffix.String()
 		}
 		if or {
 			return strings.Join(all, " | ")

@@ -114,7 +114,7 @@ RUN [[ -n $BASH_VERSION ]] && echo bash >/shell
 	})
 	j.Uploads = func(context.Context, string) (string, error) { return up, nil }
 	j.Secrets = map[string][]byte{"token": []byte("12345")}
-	r := b.build(t, t.Context(), j)
+	r := b.build(t.Context(), t, j)
 	if r.err != nil {
 		t.Fatal(r.err)
 	}
@@ -148,7 +148,7 @@ RUN [[ -n $BASH_VERSION ]] && echo bash >/shell
 	}
 	other := job(soulbox.Recipe{Dockerfile: b.fill(again)})
 	other.Team = "stranger"
-	if got := read(t, b.tree(t, b.build(t, t.Context(), other)), "cached"); got != "y" {
+	if got := read(t, b.tree(t, b.build(t.Context(), t, other)), "cached"); got != "y" {
 		t.Errorf("a stranger's cache mount has %q", got)
 	}
 }
@@ -173,11 +173,11 @@ func TestCached(t *testing.T) {
 	third.wantSaid(t, "CACHED [3/3] RUN touch /x")
 	j := job(soulbox.Recipe{Dockerfile: b.fill(text)})
 	j.Team = "stranger"
-	if r := b.build(t, t.Context(), j); r.said("CACHED") || r.err != nil || r.Image == first.Image {
+	if r := b.build(t.Context(), t, j); r.said("CACHED") || r.err != nil || r.Image == first.Image {
 		t.Errorf("a stranger gets results of another team: %v", r.err)
 	}
 	j = job(soulbox.Recipe{Dockerfile: b.fill(text), Force: true})
-	if r := b.build(t, t.Context(), j); r.said("CACHED") || r.err != nil || r.Image == first.Image {
+	if r := b.build(t.Context(), t, j); r.said("CACHED") || r.err != nil || r.Image == first.Image {
 		t.Errorf("a forced build is cached: %v", r.err)
 	}
 }
@@ -228,7 +228,7 @@ func TestSharedStepGoesOn(t *testing.T) {
 		b.waitRunning(t, "boot")
 		cancel()
 	}()
-	r := b.build(t, t.Context(), job(soulbox.Recipe{Dockerfile: text}))
+	r := b.build(t.Context(), t, job(soulbox.Recipe{Dockerfile: text}))
 	if err := <-ended; err == nil {
 		t.Error("the cancelled build succeeds")
 	}
@@ -264,7 +264,7 @@ func TestWrongDockerfile(t *testing.T) {
 	}
 	for _, tt := range tests[:len(tests)-1] {
 		t.Run(tt.name, func(t *testing.T) {
-			r := b.build(t, t.Context(), job(soulbox.Recipe{Dockerfile: b.fill(tt.text)}))
+			r := b.build(t.Context(), t, job(soulbox.Recipe{Dockerfile: b.fill(tt.text)}))
 			r.wantFailure(t, tt.step, tt.message)
 			if last := r.lines[len(r.lines)-1]; last.Level != "error" {
 				t.Errorf("the last line is %+v, want the failure", last)
@@ -284,7 +284,7 @@ func TestWrongDockerfile(t *testing.T) {
 		"no_base":     {Steps: []soulbox.Step{{Kind: soulbox.StepRun, Args: []string{"true"}}}},
 		"no_template": {Template: "gone"},
 	} {
-		if r := b.build(t, t.Context(), job(r)); soulbox.KindOf(r.err) != soulbox.Invalid && soulbox.KindOf(r.err) != soulbox.TooLarge {
+		if r := b.build(t.Context(), t, job(r)); soulbox.KindOf(r.err) != soulbox.Invalid && soulbox.KindOf(r.err) != soulbox.TooLarge {
 			t.Errorf("%s: %v, want Invalid", name, r.err)
 		}
 	}

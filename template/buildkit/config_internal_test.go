@@ -60,8 +60,10 @@ func FuzzParseHost(f *testing.F) {
 }
 
 func TestConfig(t *testing.T) {
-	e := &Engine{Options: Options{Step: "/opt/soulbox-step", Cache: 4 << 30, Registries: []string{"http://10.0.0.1:5000", "127.0.0.1:5001", "tls.example"},
-		Mirrors: map[string][]string{"docker.io": {"http://127.0.0.1:3128", "https://mirror.example/hub"}}}}
+	e := &Engine{Options: Options{
+		Step: "/opt/soulbox-step", Cache: 4 << 30, Registries: []string{"http://10.0.0.1:5000", "127.0.0.1:5001", "tls.example"},
+		Mirrors: map[string][]string{"docker.io": {"http://127.0.0.1:3128", "https://mirror.example/hub"}},
+	}}
 	var err error
 	if e.network, err = e.parseNetwork(); err != nil {
 		t.Fatal(err)

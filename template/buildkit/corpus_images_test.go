@@ -5,7 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
-	stdlog "log"
+	"log/slog"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -170,11 +170,11 @@ func gnuTree(t *testing.T) []byte {
 			continue // a script, or static
 		}
 		for _, m := range library.FindAllStringSubmatch(string(libraries), -1) {
-			real, err := filepath.EvalSymlinks(m[1])
+			file, err := filepath.EvalSymlinks(m[1])
 			if err != nil {
 				t.Fatal(err)
 			}
-			a.program(t, merged(m[1]), real)
+			a.program(t, merged(m[1]), file)
 		}
 	}
 	a.file(t, "etc/os-release", 0o644, "ID=debian\nVERSION_ID=\"12\"\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n")
@@ -197,7 +197,7 @@ func (a *treeArchive) end(t *testing.T) []byte {
 func serveImages(t *testing.T) (host string, trees map[string]manifest) {
 	t.Helper()
 	trees = map[string]manifest{}
-	srv := httptest.NewServer(registry.New(registry.Logger(stdlog.New(io.Discard, "", 0))))
+	srv := httptest.NewServer(registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo))))
 	t.Cleanup(srv.Close)
 	host = strings.TrimPrefix(srv.URL, "http://")
 	tiny := tinyTree(t)

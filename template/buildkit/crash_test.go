@@ -78,7 +78,7 @@ func TestCrash(t *testing.T) {
 			if got := b.running(t); len(got) > 0 {
 				t.Errorf("after Open there runs %v", got)
 			}
-			r := b.build(t, t.Context(), b.steps(t, run("echo before"), run("true")))
+			r := b.build(t.Context(), t, b.steps(t, run("echo before"), run("true")))
 			if r.err != nil {
 				t.Fatal(r.err)
 			}

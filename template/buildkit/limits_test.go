@@ -26,7 +26,7 @@ func TestCancel(t *testing.T) {
 		cancel(why)
 	}()
 	started := time.Now()
-	r := b.build(t, ctx, b.steps(t, run("sleep 1000")))
+	r := b.build(ctx, t, b.steps(t, run("sleep 1000")))
 	if !errors.Is(r.err, why) {
 		t.Errorf("a cancelled build ends with %v", r.err)
 	}
@@ -35,7 +35,7 @@ func TestCancel(t *testing.T) {
 	}
 	b.wantNoStep(t)
 	// Nothing of it disturbs the next.
-	if r := b.build(t, t.Context(), b.steps(t, run("true"))); r.err != nil {
+	if r := b.build(t.Context(), t, b.steps(t, run("true"))); r.err != nil {
 		t.Error(r.err)
 	}
 }
@@ -58,7 +58,7 @@ func TestDeadline(t *testing.T) {
 	b := newBench(t)
 	j := b.steps(t, run("true"), run("sleep 1000"))
 	j.Limits.Time = 4 * time.Second
-	r := b.build(t, t.Context(), j)
+	r := b.build(t.Context(), t, j)
 	r.wantFailure(t, 2, "the build took longer than its limit of 4s")
 	b.wantNoStep(t)
 }
@@ -75,7 +75,7 @@ func TestStepLimits(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			j := b.steps(t, run("true"), run(tt.command))
-			r := b.build(t, t.Context(), j)
+			r := b.build(t.Context(), t, j)
 			r.wantFailure(t, 2, "failed to run command '")
 			r.wantFailure(t, 2, tt.message)
 			b.wantNoStep(t)
@@ -84,23 +84,23 @@ func TestStepLimits(t *testing.T) {
 	// What was there before does not count: not in a cache mount either.
 	for range 3 {
 		j := job(soulbox.Recipe{Dockerfile: b.fill("FROM BASE\nSHELL [\"/bin/bash\", \"-c\"]\nRUN --mount=type=cache,target=/cache dd if=/dev/zero of=/cache/$RANDOM bs=1M count=120 && sleep 2\n"), Force: true})
-		if r := b.build(t, t.Context(), j); r.err != nil {
+		if r := b.build(t.Context(), t, j); r.err != nil {
 			t.Error(r.err)
 		}
 	}
 	// But what is written there does.
 	j := job(soulbox.Recipe{Dockerfile: b.fill("FROM BASE\nRUN --mount=type=cache,target=/cache dd if=/dev/zero of=/cache/big bs=1M count=400 && sleep 1000\n")})
-	r := b.build(t, t.Context(), j)
+	r := b.build(t.Context(), t, j)
 	r.wantFailure(t, 1, "it wrote more than its 200 MiB of disk")
 }
 
 // A build ends before the machine's disk is full, whatever fills it.
 func TestFullDisk(t *testing.T) {
 	b := newBench(t)
-	b.build(t, t.Context(), b.steps(t, run("true")))
+	b.build(t.Context(), t, b.steps(t, run("true")))
 	b.close(t)
 	b.open(t, func(o *buildkit.Options) { o.MinFree = 1 << 60 })
-	r := b.build(t, t.Context(), b.steps(t, run("sleep 1000")))
+	r := b.build(t.Context(), t, b.steps(t, run("sleep 1000")))
 	if soulbox.KindOf(r.err) != soulbox.Unavailable || !strings.Contains(r.err.Error(), "the disk of this machine is full") {
 		t.Errorf("with a full disk: %v", r.err)
 	}
@@ -116,7 +116,7 @@ func TestStepNetwork(t *testing.T) {
 	}
 	host, port, _ := strings.Cut(b.registry, ":") // somebody listens there
 	j := b.steps(t, run(attempt(public, "80")+attempt(metadata, "80")+attempt(private, "80")+attempt(host, port)+attempt(hostAddr, port)+"true"))
-	r := b.build(t, t.Context(), j)
+	r := b.build(t.Context(), t, j)
 	if r.err != nil {
 		t.Fatal(r.err)
 	}
@@ -129,7 +129,7 @@ func TestStepNetwork(t *testing.T) {
 	}
 	j = b.steps(t, run(attempt(public, "80")+"true"))
 	j.Limits.Internet = false
-	r = b.build(t, t.Context(), j)
+	r = b.build(t.Context(), t, j)
 	if got := read(t, b.tree(t, r), "home/user/got"); strings.Contains(got, hello) {
 		t.Errorf("a step without internet reached it:\n%s", got)
 	}
@@ -158,7 +158,7 @@ COPY --from=server /etc/passwd /passwd
 		}
 		listens <- ""
 	}()
-	r = b.build(t, t.Context(), job(soulbox.Recipe{Dockerfile: text}))
+	r = b.build(t.Context(), t, job(soulbox.Recipe{Dockerfile: text}))
 	if r.err != nil {
 		t.Fatal(r.err)
 	}
@@ -194,7 +194,7 @@ func TestEgress(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r := b.build(t, t.Context(), job(soulbox.Recipe{Dockerfile: b.fill(tt.text)}))
+			r := b.build(t.Context(), t, job(soulbox.Recipe{Dockerfile: b.fill(tt.text)}))
 			if r.err == nil || !strings.Contains(r.err.Error(), tt.message) {
 				t.Errorf("it ends with %v, want %q", r.err, tt.message)
 			}
@@ -237,11 +237,11 @@ func TestDaemonDies(t *testing.T) {
 			}
 		}
 	}()
-	r := b.build(t, t.Context(), b.steps(t, run("sleep 1000")))
+	r := b.build(t.Context(), t, b.steps(t, run("sleep 1000")))
 	if soulbox.KindOf(r.err) != soulbox.Unavailable {
 		t.Errorf("without its daemon a build ends with %v", r.err)
 	}
-	if r := b.build(t, t.Context(), b.steps(t, run("true"))); r.err != nil {
+	if r := b.build(t.Context(), t, b.steps(t, run("true"))); r.err != nil {
 		t.Error(r.err)
 	}
 }
@@ -255,7 +255,7 @@ func TestCloseEndsBuilds(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	r := b.build(t, t.Context(), b.steps(t, run("sleep 1000")))
+	r := b.build(t.Context(), t, b.steps(t, run("sleep 1000")))
 	if soulbox.KindOf(r.err) != soulbox.Unavailable {
 		t.Errorf("with the engine closed a build ends with %v", r.err)
 	}

@@ -44,7 +44,7 @@ func (m *meter) check(ctx context.Context) error {
 	now, err := m.measure(ctx)
 	switch {
 	case ctx.Err() != nil:
-		return nil // whoever waits for that hears of it
+		return nil //nolint:nilerr // whoever waits for that hears of it
 	case err != nil || m.err != nil:
 		return fmt.Errorf("measure a step: %w", errors.Join(m.err, err))
 	case now-m.before > m.limit:

@@ -2,7 +2,7 @@ package buildkit_test
 
 import (
 	"io"
-	"log"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -41,7 +41,7 @@ func (g *guarded) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // What is private is had with a password, by those who have it, also once it is
 // in the cache.
 func TestPrivateRegistry(t *testing.T) {
-	g := &guarded{Handler: registry.New(registry.Logger(log.New(io.Discard, "", 0)))}
+	g := &guarded{Handler: registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)))}
 	srv := httptest.NewServer(g)
 	defer srv.Close()
 	host := strings.TrimPrefix(srv.URL, "http://")
@@ -57,7 +57,7 @@ func TestPrivateRegistry(t *testing.T) {
 		for kind, j := range jobs {
 			for who, logins := range map[string]map[string]soulbox.Login{"nobody": nil, "wrong": {host: {User: "me", Password: "wrong"}}, "elsewhere": {"other.example": {User: "me", Password: "secret"}}} {
 				j.Credentials, j.Team = logins, soulbox.TeamID(who)
-				r := b.build(t, t.Context(), j)
+				r := b.build(t.Context(), t, j)
 				if r.err == nil || !strings.Contains(r.err.Error(), "401") {
 					t.Errorf("%s it was pulled by %s, %s: %v", round, kind, who, r.err)
 				}
@@ -68,7 +68,7 @@ func TestPrivateRegistry(t *testing.T) {
 		}
 		for kind, j := range jobs {
 			j.Credentials = map[string]soulbox.Login{host: {User: "me", Password: "secret"}}
-			if r := b.build(t, t.Context(), j); r.err != nil {
+			if r := b.build(t.Context(), t, j); r.err != nil {
 				t.Errorf("with a password by %s: %v", kind, r.err)
 			}
 		}
@@ -88,17 +88,21 @@ func TestMirror(t *testing.T) {
 		o.Mirrors = map[string][]string{"docker.io": {"http://" + b.registry}, "ghcr.example": {"http://" + b.registry + "/cache"}}
 	})
 	for _, text := range []string{"FROM debian:12\nRUN true\n", "FROM ghcr.example/org/tool:1\nRUN true\n"} {
-		if r := b.build(t, t.Context(), job(soulbox.Recipe{Dockerfile: text})); r.err != nil {
+		if r := b.build(t.Context(), t, job(soulbox.Recipe{Dockerfile: text})); r.err != nil {
 			t.Errorf("%q: %v", text, r.err)
 		}
 	}
-	r := b.build(t, t.Context(), job(soulbox.Recipe{Image: "debian:12"}))
+	r := b.build(t.Context(), t, job(soulbox.Recipe{Image: "debian:12"}))
 	if r.err != nil || !strings.HasPrefix(r.Facts.Base, "docker.io/library/debian:12@sha256:") {
 		t.Errorf("base is %q, %v", r.Facts.Base, r.err)
 	}
 	for _, o := range []buildkit.Options{
-		{Registries: []string{"ftp://x"}}, {Registries: []string{"a b"}}, {Registries: []string{"http://u:p@x"}}, {Registries: []string{"x/path"}},
-		{Registries: []string{"http://x", "https://x"}}, {Mirrors: map[string][]string{"docker.io": {""}}},
+		{Registries: []string{"ftp://x"}},
+		{Registries: []string{"a b"}},
+		{Registries: []string{"http://u:p@x"}},
+		{Registries: []string{"x/path"}},
+		{Registries: []string{"http://x", "https://x"}},
+		{Mirrors: map[string][]string{"docker.io": {""}}},
 	} {
 		o.Dir = t.TempDir()
 		if e, err := buildkit.Open(o); soulbox.KindOf(err) != soulbox.Invalid {
@@ -127,7 +131,7 @@ func TestBadRegistry(t *testing.T) {
 			defer srv.Close()
 			host := strings.TrimPrefix(srv.URL, "http://")
 			b := newBench(t, func(o *buildkit.Options) { o.Registries = append(o.Registries, host) })
-			r := b.build(t, t.Context(), job(soulbox.Recipe{Dockerfile: "FROM " + host + "/x:1\n"}))
+			r := b.build(t.Context(), t, job(soulbox.Recipe{Dockerfile: "FROM " + host + "/x:1\n"}))
 			r.wantFailure(t, 0, "")
 			if v := internet.visits(metadata); len(v) > 0 {
 				t.Errorf("the registry made us ask the metadata service for %v", v)

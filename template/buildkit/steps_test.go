@@ -16,7 +16,9 @@ import (
 func run(args ...string) soulbox.Step     { return soulbox.Step{Kind: soulbox.StepRun, Args: args} }
 func env(args ...string) soulbox.Step     { return soulbox.Step{Kind: soulbox.StepEnv, Args: args} }
 func workdir(args ...string) soulbox.Step { return soulbox.Step{Kind: soulbox.StepWorkdir, Args: args} }
-func user(args ...string) soulbox.Step    { return soulbox.Step{Kind: soulbox.StepUser, Args: args} }
+
+func user(args ...string) soulbox.Step { return soulbox.Step{Kind: soulbox.StepUser, Args: args} }
+
 func copies(args ...string) soulbox.Step {
 	return soulbox.Step{Kind: soulbox.StepCopy, Args: args, Files: "up"}
 }
@@ -60,7 +62,7 @@ func stat(t *testing.T, dir, name string) syscall.Stat_t {
 // Every kind of step does what E2B's does.
 func TestSteps(t *testing.T) {
 	b := newBench(t)
-	r := b.build(t, t.Context(), b.steps(t,
+	r := b.build(t.Context(), t, b.steps(t,
 		run("whoami >who; pwd >where; echo $HOME >home; shopt -q login_shell && echo login >login"),
 		env("A", "1", "B", "${A}2", "C", `$(whoami) \$A $NOTHING!`, "P", "$PATH:/x"),
 		run("echo \"$B $C\" >env"),
@@ -147,16 +149,16 @@ func TestFailingStep(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r := b.build(t, t.Context(), b.steps(t, tt.steps...))
+			r := b.build(t.Context(), t, b.steps(t, tt.steps...))
 			r.wantFailure(t, tt.step, tt.message)
 		})
 	}
 	j := b.steps(t)
 	j.Recipe.Image = b.registry + "/nothing:1"
-	r := b.build(t, t.Context(), j)
+	r := b.build(t.Context(), t, j)
 	r.wantFailure(t, 0, "not found")
 	j.Recipe.Image = "not an image"
-	r = b.build(t, t.Context(), j)
+	r = b.build(t.Context(), t, j)
 	r.wantFailure(t, 0, "cannot be an image")
 }
 
@@ -164,9 +166,9 @@ func TestFailingStep(t *testing.T) {
 func TestForcedStep(t *testing.T) {
 	b := newBench(t)
 	j := b.steps(t, run("echo 1"), run("echo 2"), run("echo 3"))
-	b.build(t, t.Context(), j)
+	b.build(t.Context(), t, j)
 	j.Recipe.Steps[1].Force = true
-	r := b.build(t, t.Context(), j)
+	r := b.build(t.Context(), t, j)
 	r.wantSaid(t, "CACHED [builder 1/3] RUN echo 1")
 	if r.said("CACHED [builder 2/3]") || r.said("CACHED [builder 3/3]") || r.err != nil {
 		t.Errorf("a forced step is cached: %v", r.err)
@@ -176,7 +178,7 @@ func TestForcedStep(t *testing.T) {
 // A template is built on, with what it has and says, also by a Dockerfile.
 func TestOnTemplate(t *testing.T) {
 	b := newBench(t)
-	first := b.build(t, t.Context(), b.steps(t, env("MINE", "1"), user("app"), workdir("/app"), run("echo first >file; ln file other; ln -s file soft; chmod 4711 other")))
+	first := b.build(t.Context(), t, b.steps(t, env("MINE", "1"), user("app"), workdir("/app"), run("echo first >file; ln file other; ln -s file soft; chmod 4711 other")))
 	if first.err != nil {
 		t.Fatal(first.err)
 	}
@@ -185,7 +187,7 @@ func TestOnTemplate(t *testing.T) {
 	}
 	j := b.steps(t, run("whoami >who; echo $MINE >mine; pwd >where"))
 	j.Recipe.Image, j.Recipe.Template, j.Base = "", "one", tpl
-	r := b.build(t, t.Context(), j)
+	r := b.build(t.Context(), t, j)
 	if r.err != nil {
 		t.Fatal(r.err)
 	}
@@ -203,7 +205,7 @@ func TestOnTemplate(t *testing.T) {
 	}
 	r.wantSaid(t, "[base] FROM one@"+string(tpl.Build))
 
-	again := b.build(t, t.Context(), j)
+	again := b.build(t.Context(), t, j)
 	again.wantSaid(t, "CACHED [builder 1/1]")
 
 	d := job(soulbox.Recipe{Dockerfile: "FROM one AS x\nRUN whoami >who\nFROM x\nCOPY --from=team/one:v1 /app/file /copied\n"})
@@ -212,7 +214,7 @@ func TestOnTemplate(t *testing.T) {
 		t.Fatalf("Bases() = %q, %v", names, err)
 	}
 	d.Named = map[string]*soulbox.Template{"one": tpl, "team/one:v1": tpl}
-	r = b.build(t, t.Context(), d)
+	r = b.build(t.Context(), t, d)
 	if r.err != nil {
 		t.Fatal(r.err)
 	}
@@ -229,7 +231,7 @@ func TestOnTemplate(t *testing.T) {
 	tpl2 := *tpl
 	tpl2.Image = ""
 	j.Base = &tpl2
-	if r := b.build(t, t.Context(), j); soulbox.KindOf(r.err) != soulbox.Conflict {
+	if r := b.build(t.Context(), t, j); soulbox.KindOf(r.err) != soulbox.Conflict {
 		t.Errorf("on a template that is not ready: %v", r.err)
 	}
 }

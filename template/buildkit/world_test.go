@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -174,7 +173,7 @@ type binaries struct {
 func (b *binaries) build(t *testing.T) {
 	t.Helper()
 	b.once.Do(func() {
-		b.dir = must(os.MkdirTemp("", "soulbox-buildkit-test-"))
+		b.dir = must(os.MkdirTemp("", "soulbox-buildkit-test-")) //nolint:usetesting // for all tests, and where every user may go
 		for name, to := range map[string]*string{"soulbox-buildkitd": &b.daemon, "soulbox-step": &b.step} {
 			*to = filepath.Join(b.dir, name)
 			check(os.Rename(testbin.Build(t, name), *to))
@@ -199,7 +198,6 @@ type bench struct {
 	registry string // host:port
 	base     string // the image in it
 
-	packs int
 }
 
 const (
@@ -214,7 +212,7 @@ func newBench(t *testing.T, change ...func(*buildkit.Options)) *bench {
 	t.Helper()
 	programs.build(t)
 	b := &bench{dir: t.TempDir()}
-	srv := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	srv := httptest.NewServer(registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo))))
 	t.Cleanup(srv.Close)
 	b.registry = strings.TrimPrefix(srv.URL, "http://")
 	b.base = b.registry + "/tools:1"
@@ -297,7 +295,7 @@ type built struct {
 }
 
 // build builds, and shows the log if the test fails.
-func (b *bench) build(t *testing.T, ctx context.Context, j buildkit.Job) built {
+func (b *bench) build(ctx context.Context, t *testing.T, j buildkit.Job) built {
 	t.Helper()
 	var r built
 	r.Result, r.err = b.engine.Build(ctx, j, func(l soulbox.BuildLine) {
@@ -313,7 +311,7 @@ func (b *bench) build(t *testing.T, ctx context.Context, j buildkit.Job) built {
 // dockerfile builds a Dockerfile, which must succeed.
 func (b *bench) dockerfile(t *testing.T, text string) built {
 	t.Helper()
-	r := b.build(t, t.Context(), job(soulbox.Recipe{Dockerfile: b.fill(text)}))
+	r := b.build(t.Context(), t, job(soulbox.Recipe{Dockerfile: b.fill(text)}))
 	if r.err != nil {
 		t.Fatal(r.err)
 	}

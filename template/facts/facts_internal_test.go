@@ -30,7 +30,7 @@ func FuzzStanzas(f *testing.F) {
 	f.Add("Package: a\nVersion: 1\n\nPackage: b\n b\n")
 	f.Add(strings.Repeat("x", maxLine+10) + "\nP:a\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		stanzas(strings.NewReader(text), ":", func(p map[string]string) {
+		stanzas(strings.NewReader(text), func(p map[string]string) {
 			if len(p) == 0 || len(p) > 100 {
 				t.Errorf("a paragraph of %d fields", len(p))
 			}

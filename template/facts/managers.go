@@ -12,9 +12,9 @@ import (
 const maxLine = 64 << 10
 
 // stanzas calls f with the fields of each paragraph of a file of "Name: value"
-// lines, with separator instead of ": ". Only the first line of a field counts,
-// and of a field that comes twice the last.
-func stanzas(r io.Reader, separator string, f func(map[string]string)) {
+// lines. Only the first line of a field counts, and of a field that comes twice
+// the last.
+func stanzas(r io.Reader, f func(map[string]string)) {
 	in := bufio.NewReaderSize(r, maxLine)
 	fields := map[string]string{}
 	flush := func() {
@@ -33,7 +33,7 @@ func stanzas(r io.Reader, separator string, f func(map[string]string)) {
 			flush()
 			return
 		}
-		name, value, ok := strings.Cut(string(line), separator)
+		name, value, ok := strings.Cut(string(line), ":")
 		switch {
 		case len(line) == 0:
 			flush()
@@ -47,7 +47,7 @@ func stanzas(r io.Reader, separator string, f func(map[string]string)) {
 // each package, with no status because all are installed.
 func (t *tree) dpkg() {
 	if f, ok := t.open("var/lib/dpkg/status", maxDatabase); ok {
-		stanzas(f, ":", func(p map[string]string) {
+		stanzas(f, func(p map[string]string) {
 			if status := strings.Fields(p["Status"]); len(status) == 3 && status[2] == "installed" {
 				t.add("dpkg", p["Package"], p["Version"])
 			}
@@ -66,7 +66,7 @@ func (t *tree) dpkg() {
 			continue
 		}
 		if f, ok := t.open(parts+"/"+e.Name(), maxSmall); ok {
-			stanzas(f, ":", func(p map[string]string) { t.add("dpkg", p["Package"], p["Version"]) })
+			stanzas(f, func(p map[string]string) { t.add("dpkg", p["Package"], p["Version"]) })
 			f.Close()
 		}
 	}
@@ -76,7 +76,7 @@ func (t *tree) dpkg() {
 func (t *tree) apk() {
 	for _, name := range []string{"lib/apk/db/installed", "usr/lib/apk/db/installed"} {
 		if f, ok := t.open(name, maxDatabase); ok {
-			stanzas(f, ":", func(p map[string]string) { t.add("apk", p["P"], p["V"]) })
+			stanzas(f, func(p map[string]string) { t.add("apk", p["P"], p["V"]) })
 			f.Close()
 		}
 	}
@@ -90,7 +90,7 @@ func (t *tree) pip(name string) {
 	}
 	defer f.Close()
 	first := true
-	stanzas(f, ":", func(p map[string]string) {
+	stanzas(f, func(p map[string]string) {
 		if first { // what follows is the readme
 			t.add("pip", p["Name"], p["Version"])
 		}

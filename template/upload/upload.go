@@ -62,7 +62,7 @@ func (u *unpacking) unpack(archive io.Reader, dir string) error {
 		}
 		bounded.r = z
 	}
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	if err := os.Mkdir(dir, 0o755); err != nil { //nolint:gosec // its mode is that of the folder that is copied
 		return err
 	}
 	root, err := os.OpenRoot(dir)
@@ -143,6 +143,7 @@ func (u *unpacking) entry(root *os.Root, h *tar.Header, content io.Reader) error
 	case tar.TypeReg, tar.TypeCont, tar.TypeGNUSparse:
 		return u.file(root, h, name, mode, content)
 	case tar.TypeSymlink:
+		//nolint:gosec // that is what is checked
 		if path.IsAbs(h.Linkname) || escapes(path.Clean(path.Join(path.Dir(name), h.Linkname))) || len(h.Linkname) > maxPath {
 			return soulbox.Errorf(soulbox.Invalid, "the archive is refused: the link %.200q leads out of it, to %.200q", h.Name, h.Linkname)
 		}
