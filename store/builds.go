@@ -80,7 +80,7 @@ func insertBuild(ctx context.Context, tx *sql.Tx, b *soulbox.Build) error {
 	for i := range c {
 		marks[i] = "$" + strconv.Itoa(i+1)
 	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO builds (`+buildColumns+`, packages) VALUES (`+strings.Join(marks, ", ")+`)`, c...)
+	_, err = tx.ExecContext(ctx, `INSERT INTO builds (`+buildColumns+`, packages) VALUES (`+strings.Join(marks, ", ")+`)`, c...) //nolint:gosec // numbers of parameters
 	return err
 }
 

@@ -1,12 +1,14 @@
 package buildkit
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"os"
 	"path"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -124,7 +126,7 @@ func (s *steps) begin(ctx context.Context, c gateway.Client) (*assembly, error) 
 	a := &assembly{s: s, session: c.BuildOpts().SessionID, user: firstUser, env: map[string]string{}, force: s.b.job.Recipe.Force}
 	if s.base != nil {
 		t := s.base.template
-		a.state = llb.OCILayout(s.base.ref(), llb.OCIStore(a.session, s.base.id), llb.WithCustomName("[base] FROM "+s.base.source))
+		a.state = llb.OCILayout(s.base.ref(), llb.OCIStore(a.session, s.base.id), llb.WithCustomName("[base] FROM "+cmp.Or(s.b.job.Recipe.Image, s.base.source)))
 		maps.Copy(a.env, t.Env)
 		a.made.Facts.Base, a.made.Facts.Layers = s.base.source, 1
 		if t.User != "" {
@@ -202,7 +204,7 @@ func (a *assembly) step(i int, s *soulbox.Step) {
 		a.copy(label, s.Files, arg(0), arg(1), arg(2), arg(3))
 	case soulbox.StepEnv:
 		for i := 0; i+1 < len(s.Args); i += 2 {
-			value := a.expand(s.Args[i+1])
+			value := a.expand(unquoted(s.Args[i+1]))
 			a.env[s.Args[i]] = value
 			a.state = a.state.AddEnv(s.Args[i], value)
 		}
@@ -241,7 +243,9 @@ func (a *assembly) special(name string, args ...string) {
 	a.run(name, llb.Args(args), llb.User(rootUser), llb.Dir("/"))
 }
 
-// copy adds a step that copies as Docker does.
+// copy adds a step that copies as E2B does: as Docker, but a link is copied as a
+// link, and of a pattern what is before it counts. The client has applied it: an
+// upload holds what it matched and nothing else.
 func (a *assembly) copy(label, hash, src, dest, user, mode string) {
 	owner := a.user
 	if user != "" {
@@ -252,9 +256,7 @@ func (a *assembly) copy(label, hash, src, dest, user, mode string) {
 	if folder && to != "/" {
 		to += "/"
 	}
-	info := &llb.CopyInfo{
-		FollowSymlinks: true, CopyDirContentsOnly: true, CreateDestPath: true, AllowWildcard: true, AllowEmptyWildcard: true,
-	}
+	info := &llb.CopyInfo{CopyDirContentsOnly: true, CreateDestPath: true}
 	if m, err := strconv.ParseUint(mode, 8, 32); err == nil {
 		info.Mode = &llb.ChmodOpt{Mode: os.FileMode(m)}
 	}
@@ -266,9 +268,29 @@ func (a *assembly) copy(label, hash, src, dest, user, mode string) {
 	if a.force {
 		options = append(options, llb.IgnoreCache)
 	}
-	a.state = a.state.File(llb.Copy(files, path.Join("/", src), to, info, llb.WithUser(owner)), options...)
+	// By itself the copy would give folders on the way the mode of the file.
+	parent := llb.Mkdir(path.Dir(to), 0o755, llb.WithParents(true), llb.WithUser(owner))
+	a.state = a.state.File(parent.Copy(files, path.Join("/", beforePattern(src)), to, info, llb.WithUser(owner)), options...)
 	a.made.Facts.Layers++
 }
+
+// beforePattern returns the folder in which the matches of a pattern are, or src
+// as it is if it is none. What makes a pattern is what glob for JavaScript and
+// wcmatch for Python take for one.
+func beforePattern(src string) string {
+	parts := strings.Split(src, "/")
+	for i, part := range parts {
+		if strings.ContainsAny(part, "*?[{") || extended.MatchString(part) {
+			return strings.Join(parts[:i], "/")
+		}
+	}
+	return src
+}
+
+var extended = regexp.MustCompile(`[!+@]\(.*\)`)
+
+// defaultPath is where programs are found unless an image says otherwise.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 // expand replaces $NAME and ${NAME} by what is known of the environment, and
 // nothing else.
@@ -284,9 +306,20 @@ func (a *assembly) expand(s string) string {
 			return a.user
 		case "PWD":
 			return a.workdir
+		case "PATH":
+			return defaultPath
 		}
 		return ""
 	})
+}
+
+// unquoted removes the quotes around a value: clients that read a Dockerfile
+// send them as they stand there.
+func unquoted(s string) string {
+	if n := len(s); n >= 2 && (s[0] == '"' || s[0] == '\'') && s[n-1] == s[0] && strings.Count(s, s[:1]) == 2 {
+		return s[1 : n-1]
+	}
+	return s
 }
 
 // expandVars replaces $NAME and ${NAME}. A backslash before the dollar keeps it.

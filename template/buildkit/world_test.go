@@ -197,7 +197,6 @@ type bench struct {
 	options  buildkit.Options
 	registry string // host:port
 	base     string // the image in it
-
 }
 
 const (

@@ -188,7 +188,7 @@ func (t *tree) each(ctx context.Context, name string, f func(fs.DirEntry)) error
 	}
 	d, err := t.root.Open(name)
 	if err != nil {
-		return nil //nolint:nilerr // as it says
+		return nil // as it says
 	}
 	defer d.Close()
 	for {
@@ -203,7 +203,7 @@ func (t *tree) each(ctx context.Context, name string, f func(fs.DirEntry)) error
 			f(e)
 		}
 		if err != nil {
-			return nil //nolint:nilerr // usually its end
+			return nil // usually its end
 		}
 	}
 }
