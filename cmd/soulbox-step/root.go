@@ -19,7 +19,7 @@ const stateDir = "/run/steps"
 var host = []string{"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ssl", "/etc/pki", "/etc/ca-certificates"}
 
 // etc is all of /etc besides certificates. Names are resolved by the server.
-var etc = map[string]string{ //nolint:gosec // no password is in it
+var etc = map[string]string{ //nolint:gosec // nobody has a password
 	"passwd":      "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
 	"group":       "root:x:0:\nnogroup:x:65534:\n",
 	"hosts":       "127.0.0.1\tlocalhost\n",

@@ -188,13 +188,18 @@ func (c *counter) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// archive writes a tree that nobody changes. What has several names is written
-// once; sockets, which archives cannot hold, are left out.
+// archive writes a tree. What has several names is written once; sockets, which
+// archives cannot hold, are left out.
 func archive(ctx context.Context, tree string, w io.Writer) error {
+	root, err := os.OpenRoot(tree)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	out := tar.NewWriter(w)
 	type inode struct{ dev, ino uint64 }
 	seen := map[inode]string{}
-	err := filepath.WalkDir(tree, func(path string, d fs.DirEntry, err error) error {
+	err = fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -202,16 +207,12 @@ func archive(ctx context.Context, tree string, w io.Writer) error {
 			return context.Cause(ctx)
 		}
 		fi, err := d.Info()
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(tree, path)
 		if err != nil || fi.Mode()&os.ModeSocket != 0 {
 			return err
 		}
 		link := ""
 		if fi.Mode()&os.ModeSymlink != 0 {
-			if link, err = os.Readlink(path); err != nil {
+			if link, err = root.Readlink(name); err != nil {
 				return err
 			}
 		}
@@ -236,7 +237,7 @@ func archive(ctx context.Context, tree string, w io.Writer) error {
 		if err := out.WriteHeader(h); err != nil || !fi.Mode().IsRegular() {
 			return err
 		}
-		f, err := os.Open(path) //nolint:gosec // nobody else changes the tree, which we have just unpacked
+		f, err := root.Open(name)
 		if err != nil {
 			return err
 		}

@@ -136,7 +136,7 @@ func problems(res *lint.LintResults) []Problem {
 
 // remedies says for each rule what to do. For one that is not here, BuildKit's
 // description has to do.
-var remedies = map[string]string{ //nolint:gosec // no secret is in it
+var remedies = map[string]string{ //nolint:gosec // no secrets, only words about them
 	"StageNameCasing":                 "write the stage's name in lower case",
 	"FromAsCasing":                    "write FROM and AS both in upper or both in lower case",
 	"NoEmptyContinuation":             "remove the empty line behind the backslash",

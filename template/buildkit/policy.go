@@ -59,8 +59,8 @@ const maxAllowed = 10_000 // images, of all teams
 // its digest, as the build's team. What a team was given once it may have again.
 func (e *Engine) allowImage(ctx context.Context, b *running, out *egress, ref string) error {
 	image, err := name.NewDigest(ref)
-	if err != nil {
-		return nil // it is looked up by its tag, as the team, before it is anything else
+	if err != nil { // a tag, which BuildKit looks up as the team before anything else
+		return nil
 	}
 	key := b.job.scope() + " " + image.Name()
 	e.mu.Lock()

@@ -173,7 +173,7 @@ type binaries struct {
 func (b *binaries) build(t *testing.T) {
 	t.Helper()
 	b.once.Do(func() {
-		b.dir = must(os.MkdirTemp("", "soulbox-buildkit-test-")) //nolint:usetesting // for all tests, and where every user may go
+		b.dir = must(os.MkdirTemp("", "soulbox-buildkit-test-")) //nolint:usetesting // it outlives the test that makes it
 		for name, to := range map[string]*string{"soulbox-buildkitd": &b.daemon, "soulbox-step": &b.step} {
 			*to = filepath.Join(b.dir, name)
 			check(os.Rename(testbin.Build(t, name), *to))
