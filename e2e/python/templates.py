@@ -254,7 +254,7 @@ def _():
     the_whole()
     _, text = build(everything(), named("again"))
     assert re.search(r"^CACHED \[builder 11/11\] ", text, re.M), text
-    assert "said and done" not in text, text
+    assert "[stdout]: said and done" not in text, text
 
 
 @feature("templates/force", seconds=SLOW)

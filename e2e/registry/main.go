@@ -39,7 +39,7 @@ const (
 	user     = "ada"
 	password = "not a secret"
 	keyUser  = "_json_key"
-	keyPart  = `"client_email":"ada@e2e.example"`
+	keyPart  = `"ada@e2e.example"`
 )
 
 func main() {
