@@ -61,7 +61,7 @@ func TestCrash(t *testing.T) {
 		t.Run(stage, func(t *testing.T) {
 			self := must(os.Executable())
 			cmd := exec.CommandContext(t.Context(), self)
-			cmd.Env = append(os.Environ(), crashVar+"="+strings.Join([]string{b.dir, programs.daemon, programs.step, b.registry, b.base, stage}, "|"))
+			cmd.Env = append(os.Environ(), crashVar+"="+strings.Join([]string{b.dir, programs.daemon, programs.step, b.registry, b.base, stage}, "|"), instanceVar+"="+instance)
 			cmd.Stderr = t.Output()
 			lines := bufio.NewScanner(must(cmd.StdoutPipe()))
 			check(cmd.Start())

@@ -3,6 +3,7 @@ package buildkit_test
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -199,10 +201,13 @@ type bench struct {
 	base     string // the image in it
 }
 
-const (
-	instance = "bkt"
-	patience = 30 * time.Second
-)
+const patience = 30 * time.Second
+
+// instance keeps the kernel's names apart from those of another run of these
+// tests: cgroups are everybody's.
+var instance = cmp.Or(os.Getenv(instanceVar), "b"+strconv.FormatInt(int64(os.Getpid()), 36))
+
+const instanceVar = "SOULBOX_BUILDKIT_TEST_INSTANCE" // for a server that is to be killed
 
 var size = soulbox.Size{CPUs: 2, Memory: 512 * soulbox.MiB, Disk: 200 * soulbox.MiB, PIDs: 600}
 
@@ -217,7 +222,13 @@ func newBench(t *testing.T, change ...func(*buildkit.Options)) *bench {
 	b.base = b.registry + "/tools:1"
 	push(t, b.base, tools(t))
 	b.open(t, change...)
-	t.Cleanup(func() { b.close(t); b.wantNothing(t) })
+	t.Cleanup(func() {
+		b.close(t)
+		b.wantNothing(t)
+		if err := node.Purge(context.WithoutCancel(t.Context()), slog.New(slog.DiscardHandler), b.dir, instance, fake.New(http.NotFoundHandler())); err != nil {
+			t.Errorf("Purge: %v", err)
+		}
+	})
 	return b
 }
 
