@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/soulbox/soulbox"
@@ -76,11 +75,10 @@ func insertBuild(ctx context.Context, tx *sql.Tx, b *soulbox.Build) error {
 	if err != nil {
 		return err
 	}
-	marks := make([]string, len(c))
-	for i := range c {
-		marks[i] = "$" + strconv.Itoa(i+1)
-	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO builds (`+buildColumns+`, packages) VALUES (`+strings.Join(marks, ", ")+`)`, c...) //nolint:gosec // numbers of parameters
+	_, err = tx.ExecContext(ctx, `
+		INSERT INTO builds (`+buildColumns+`, packages)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
+			$21, $22, $23, $24, $25, $26, $27, $28, $29, $30)`, c...)
 	return err
 }
 
@@ -409,12 +407,16 @@ func (s *Store) RetireBuild(ctx context.Context, id soulbox.BuildID, why string)
 // templates that stand for such a build. It returns how many builds those are.
 func (s *Store) RenewBuilds(ctx context.Context, was, now *soulbox.Build) (n int64, err error) {
 	err = s.atomically(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		const set = ` SET image = $1, snapshot = $2, baked = $3, username = $4 WHERE image = $5 AND snapshot = $6 AND `
+		const (
+			set       = ` SET image = $1, snapshot = $2, baked = $3, username = $4 WHERE image = $5 AND snapshot = $6 AND `
+			templates = `UPDATE templates` + set + `build <> ''`
+			builds    = `UPDATE builds` + set + `state = '` + string(soulbox.BuildReady) + `'`
+		)
 		args := []any{now.Image, string(now.Snapshot), string(now.Baked), now.User, was.Image, string(was.Snapshot)}
-		if _, err := tx.ExecContext(ctx, `UPDATE templates`+set+`build <> ''`, args...); err != nil {
+		if _, err := tx.ExecContext(ctx, templates, args...); err != nil {
 			return err
 		}
-		res, err := tx.ExecContext(ctx, `UPDATE builds`+set+`state = '`+string(soulbox.BuildReady)+`'`, args...) //nolint:gosec // both are constants
+		res, err := tx.ExecContext(ctx, builds, args...)
 		if err == nil {
 			n, err = res.RowsAffected()
 		}

@@ -33,8 +33,16 @@ func noteOrigin(ctx context.Context, tx *sql.Tx, id, of soulbox.TemplateID) erro
 
 // SetListing changes what a template tells those who look for one.
 func (s *Store) SetListing(ctx context.Context, id soulbox.TemplateID, c soulbox.ListingChange, at time.Time) error {
-	values := map[string]*string{"description": c.Description, "readme": c.Readme, "licence": c.Licence}
-	for column, list := range map[string]*[]string{"categories": c.Categories, "keywords": c.Keywords} {
+	const (
+		setCategories = `UPDATE listings SET categories = $1 WHERE template = $2`
+		setKeywords   = `UPDATE listings SET keywords = $1 WHERE template = $2`
+	)
+	values := map[string]*string{ // by the query that writes them
+		`UPDATE listings SET description = $1 WHERE template = $2`: c.Description,
+		`UPDATE listings SET readme = $1 WHERE template = $2`:      c.Readme,
+		`UPDATE listings SET licence = $1 WHERE template = $2`:     c.Licence,
+	}
+	for query, list := range map[string]*[]string{setCategories: c.Categories, setKeywords: c.Keywords} {
 		if list == nil {
 			continue
 		}
@@ -42,7 +50,7 @@ func (s *Store) SetListing(ctx context.Context, id soulbox.TemplateID, c soulbox
 		if err != nil {
 			return wrap(err, "set listing of template", id)
 		}
-		values[column] = &s
+		values[query] = &s
 	}
 	err := s.atomically(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		res, err := tx.ExecContext(ctx, `UPDATE templates SET updated_at = $1 WHERE id = $2`, micros(at), string(id))
@@ -55,11 +63,11 @@ func (s *Store) SetListing(ctx context.Context, id soulbox.TemplateID, c soulbox
 		if err := ensureListing(ctx, tx, id); err != nil {
 			return err
 		}
-		for column, value := range values {
+		for query, value := range values {
 			if value == nil {
 				continue
 			}
-			if _, err := tx.ExecContext(ctx, `UPDATE listings SET `+column+` = $1 WHERE template = $2`, *value, string(id)); err != nil { //nolint:gosec // the columns are those above
+			if _, err := tx.ExecContext(ctx, query, *value, string(id)); err != nil {
 				return err
 			}
 		}

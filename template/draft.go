@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/template/buildkit"
 )
 
 const (
@@ -214,7 +215,7 @@ func (r *Registry) Fail(ctx context.Context, team soulbox.TeamID, id soulbox.Tem
 	if b.State.Over() || !b.QueuedAt.IsZero() {
 		return notWaiting(b)
 	}
-	err = r.failed(ctx, b, &why)
+	err = r.failed(ctx, b, &buildkit.StepError{BuildFailure: why})
 	if soulbox.KindOf(err) == soulbox.Conflict {
 		err = soulbox.Errorf(soulbox.Invalid, "build %s is not waiting for its recipe any more", b.ID)
 	}

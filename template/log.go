@@ -30,7 +30,8 @@ const (
 	// marksEvery is how many lines are between two places in a log that are
 	// known, so that a page of it needs no reading from its beginning.
 	marksEvery = 256
-	// maxIndexed bounds the builds whose places are known.
+	// maxIndexed bounds the builds whose places are known and whose files are
+	// open.
 	maxIndexed = 128
 )
 
@@ -77,7 +78,7 @@ func (l *logs) of(id soulbox.BuildID) *buildLog {
 		b = &buildLog{path: filepath.Join(l.dir, string(id), logName)}
 		if len(l.open) >= maxIndexed {
 			for other, o := range l.open {
-				if o.idle() {
+				if o.rest() {
 					delete(l.open, other)
 					break
 				}
@@ -88,26 +89,18 @@ func (l *logs) of(id soulbox.BuildID) *buildLog {
 	return b
 }
 
-// idle reports whether nothing is lost when the log is opened again.
-func (b *buildLog) idle() bool {
+// rest closes a log that nobody uses at this moment, which costs whoever does
+// next a little time. It is not ok when somebody does.
+func (b *buildLog) rest() (ok bool) {
 	if !b.mu.TryLock() {
 		return false
 	}
 	defer b.mu.Unlock()
-	return b.file == nil
-}
-
-// writing reports whether there may be more to come of a build.
-func (l *logs) writing(id soulbox.BuildID) bool {
-	l.mu.Lock()
-	b := l.open[id]
-	l.mu.Unlock()
-	if b == nil {
-		return false
+	if b.file != nil {
+		_ = b.file.Close() // what is written is written
+		b.file = nil
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.file != nil
+	return true
 }
 
 // finish closes the log of a build that is over.

@@ -215,7 +215,15 @@ func TestFork(t *testing.T) {
 
 func TestValidate(t *testing.T) {
 	w := open(t)
-	_, err := w.Validate(t.Context(), "FROM a\x00")
+	got, err := w.Validate(t.Context(), "FROM debian\nRUNN true\n")
+	want := []soulbox.Problem{{Line: 2, Rule: "Rule", Message: "what is RUNN?", Remedy: "write RUN", URL: "url", Fatal: true}}
+	if diff := cmp.Diff(want, got); diff != "" || err != nil {
+		t.Errorf("Validate: %v (-want +got):\n%s", err, diff)
+	}
+	if got, err := w.Validate(t.Context(), "FROM debian\n"); len(got) != 0 || err != nil {
+		t.Errorf("Validate of what is fine: %+v, %v", got, err)
+	}
+	_, err = w.Validate(t.Context(), "FROM a\x00")
 	wantError(t, "Validate of NUL", err, soulbox.Invalid, "is not text")
 	_, err = w.Validate(t.Context(), strings.Repeat("#", 2<<20))
 	wantError(t, "Validate of much", err, soulbox.TooLarge, "")

@@ -151,7 +151,7 @@ func uploadsOf(recipe soulbox.Recipe) map[string]bool {
 // the recipe.
 func (r *Registry) job(ctx context.Context, b *soulbox.Build) (buildkit.Job, error) {
 	job := buildkit.Job{
-		ID: b.ID, Recipe: b.Recipe,
+		ID: b.ID, Team: b.Team, Recipe: b.Recipe,
 		Uploads: func(_ context.Context, hash string) (string, error) { return r.upload(b.Team, hash) },
 		Limits:  buildkit.Limits{Step: r.Step, Time: r.Time, Internet: true},
 	}

@@ -88,6 +88,8 @@ type Registry struct {
 	going    map[soulbox.BuildID]*going // builds under work; +checklocks:mu
 	obsolete []soulbox.SnapshotID       // to be removed by and by; +checklocks:mu
 
+	uploading map[soulbox.TeamID]int // +checklocks:mu
+
 	packing int // images that may be there and that no record names yet; guarded by turn
 }
 
@@ -244,7 +246,7 @@ func Open(o Options) (*Registry, error) {
 	}
 	r := &Registry{
 		Options: o, turn: make(chan struct{}, 1), lining: make(chan struct{}, 1), wake: make(chan struct{}, 1),
-		logs: logs{dir: o.BuildDir, open: map[soulbox.BuildID]*buildLog{}}, going: map[soulbox.BuildID]*going{}, news: newNews(),
+		logs: logs{dir: o.BuildDir, open: map[soulbox.BuildID]*buildLog{}}, going: map[soulbox.BuildID]*going{}, uploading: map[soulbox.TeamID]int{}, news: newNews(),
 	}
 	r.life, r.end = context.WithCancel(context.Background())
 	return r, nil

@@ -40,6 +40,7 @@ const (
 	oldLife    = 24 * time.Hour     // of one that was replaced: a build may be reading it
 
 	maxUploadEntries = 500_000
+	maxUploading     = 32 // of one team at the same time
 )
 
 // note is what is known of an upload.
@@ -136,6 +137,11 @@ func (r *Registry) takeIn(ctx context.Context, team soulbox.TeamID, hash string,
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return note{}, err
 	}
+	done, err := r.admitUpload(team)
+	if err != nil {
+		return note{}, err
+	}
+	defer done()
 	used, err := usedBy(dir)
 	if err != nil {
 		return note{}, err
@@ -159,6 +165,24 @@ func (r *Registry) takeIn(ctx context.Context, team soulbox.TeamID, hash string,
 		return note{}, blame(ctx, in, err)
 	}
 	return n, place(half, filepath.Join(dir, hash))
+}
+
+// admitUpload bounds the uploads of a team at the same time: what each may have
+// is what the others have left when it begins.
+func (r *Registry) admitUpload(team soulbox.TeamID) (done func(), err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.uploading[team] >= maxUploading {
+		return nil, soulbox.Errorf(soulbox.Exhausted, "your team is uploading %d archives, and may not more at the same time", maxUploading)
+	}
+	r.uploading[team]++
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.uploading[team]--; r.uploading[team] == 0 {
+			delete(r.uploading, team)
+		}
+	}, nil
 }
 
 // flush makes everything durable that is in a folder, with what else is on its
@@ -217,8 +241,11 @@ func usedBy(dir string) (int64, error) {
 	}
 	var sum int64
 	for _, e := range all {
-		if n, err := jsonfile.Load[note](filepath.Join(dir, e.Name(), noteName)); err == nil {
-			sum += n.Bytes
+		for _, path := range []string{noteName, filepath.Join(filesName, noteName)} { // the latter of what was replaced
+			if n, err := jsonfile.Load[note](filepath.Join(dir, e.Name(), path)); err == nil {
+				sum += n.Bytes
+				break
+			}
 		}
 	}
 	return sum, nil

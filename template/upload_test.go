@@ -259,7 +259,16 @@ func TestUploadsTogether(t *testing.T) {
 		}
 	}
 	wantError(t, "one that does not fit", put(ours, 3), soulbox.TooLarge, "bytes of files")
-	if err := put(theirs, 3); err != nil {
+	if err := w.Upload(t.Context(), theirs, aHash, bytes.NewReader(files(t, 1, 900<<10))); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // what was replaced is there for a while, and counts
+		if err := w.Upload(t.Context(), theirs, aHash, bytes.NewReader(files(t, 1, 900<<10))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantError(t, "one that is replaced too often", w.Upload(t.Context(), theirs, aHash, bytes.NewReader(files(t, 1, 900<<10))), soulbox.TooLarge, "bytes of files")
+	if err := put("another", 3); err != nil {
 		t.Errorf("another team's: %v", err)
 	}
 	if err := put("odd/../team", 4); err != nil {
@@ -364,4 +373,33 @@ func TestBuildWithUploads(t *testing.T) {
 	}
 	_, _, err := w.Request(t.Context(), soulbox.BuildRequest{Team: theirs, Name: "app", Recipe: recipe})
 	wantError(t, "another team's files", err, soulbox.Invalid, "have not been uploaded")
+}
+
+// A team cannot fill the disk by sending everything at once.
+func TestUploadsAtOnce(t *testing.T) {
+	w := open(t)
+	ends := make([]*io.PipeWriter, 32)
+	results := make(chan error)
+	for i := range ends {
+		var r *io.PipeReader
+		r, ends[i] = io.Pipe()
+		go func() { results <- w.Upload(t.Context(), ours, fmt.Sprintf("%064x", i), r) }()
+		if _, err := ends[i].Write([]byte{0}); err != nil { // it is read, so it is counted
+			t.Fatal(err)
+		}
+	}
+	good := pack(t, head(tar.TypeReg, "a", 0o644, ""))
+	wantError(t, "one more", w.Upload(t.Context(), ours, aHash, bytes.NewReader(good)), soulbox.Exhausted, "your team is uploading 32 archives")
+	if err := w.Upload(t.Context(), theirs, aHash, bytes.NewReader(good)); err != nil {
+		t.Errorf("another team's: %v", err)
+	}
+	for _, end := range ends {
+		end.Close()
+	}
+	for range ends {
+		wantError(t, "what was cut off", <-results, soulbox.Invalid, "cut off")
+	}
+	if err := w.Upload(t.Context(), ours, aHash, bytes.NewReader(good)); err != nil {
+		t.Errorf("when the others are through: %v", err)
+	}
 }

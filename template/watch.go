@@ -78,7 +78,8 @@ func (r *Registry) Watch(ctx context.Context, team soulbox.TeamID, id soulbox.Te
 	defer heard.Stop()
 	for {
 		next := r.news.of(build) // before looking, so that nothing is missed
-		b, over, err := r.watched(ctx, team, id, build)
+		// The state first: of a build that is over, all lines are there.
+		b, err := r.Build(ctx, team, id, build)
 		if err != nil {
 			return nil, err
 		}
@@ -95,7 +96,7 @@ func (r *Registry) Watch(ctx context.Context, team soulbox.TeamID, id soulbox.Te
 		switch {
 		case len(lines) == watchPage:
 			continue
-		case idle == nil || over:
+		case idle == nil || b.State.Over():
 			return b, nil
 		case len(lines) > 0:
 			heard.Reset(r.news.silence)
@@ -104,18 +105,6 @@ func (r *Registry) Watch(ctx context.Context, team soulbox.TeamID, id soulbox.Te
 			return nil, err
 		}
 	}
-}
-
-// watched returns a build, and whether it has told everything. Its last lines
-// come after its record says that it is over; then its log is closed.
-func (r *Registry) watched(ctx context.Context, team soulbox.TeamID, id soulbox.TemplateID, build soulbox.BuildID) (*soulbox.Build, bool, error) {
-	// In this order: what is not being written after the build is over never
-	// will be.
-	b, err := r.Build(ctx, team, id, build)
-	if err != nil {
-		return nil, false, err
-	}
-	return b, b.State.Over() && !r.logs.writing(build), nil
 }
 
 // await waits until there is something to tell, and then a moment for more.

@@ -176,16 +176,13 @@ func finishing(ctx context.Context, err error) error {
 	if ctx.Err() != nil || soulbox.KindOf(err) == soulbox.Internal {
 		return err
 	}
-	return errors.Join(&soulbox.BuildFailure{Message: soulbox.MessageOf(err), Finish: true}, err)
+	return errors.Join(&buildkit.StepError{BuildFailure: soulbox.BuildFailure{Message: soulbox.MessageOf(err), Finish: true}}, err)
 }
 
 // failure says to whoever wrote the recipe why a build came to nothing.
 func failure(err error) *soulbox.BuildFailure {
 	if e, ok := errors.AsType[*buildkit.StepError](err); ok {
 		return &e.BuildFailure
-	}
-	if f, ok := errors.AsType[*soulbox.BuildFailure](err); ok {
-		return f
 	}
 	return &soulbox.BuildFailure{Message: soulbox.MessageOf(err)}
 }

@@ -62,7 +62,8 @@ func TestBuild(t *testing.T) {
 		t.Errorf("snapshots %v, want %s", got, b.Snapshot)
 	}
 	job := w.engine.built()[0]
-	if diff := cmp.Diff(logins, job.Credentials); diff != "" || job.Limits.Time != time.Hour || !job.Limits.Internet {
+	// The engine keeps what one team has built from another.
+	if diff := cmp.Diff(logins, job.Credentials); diff != "" || job.Team != ours || job.Limits.Time != time.Hour || !job.Limits.Internet {
 		t.Errorf("the engine got limits %+v and logins (-want +got):\n%s", job.Limits, diff)
 	}
 
@@ -246,6 +247,36 @@ func TestBuildOnTemplate(t *testing.T) {
 	b := w.await(t, w.ask(t, "app", soulbox.Recipe{Template: "unbuilt"}).ID, soulbox.BuildFailed)
 	if b.Failure.Message != "template 'unbuilt' has no build that is ready; build it, or name a tag that one has" {
 		t.Errorf("built on %s: %+v", draft.ID, b.Failure)
+	}
+}
+
+// A Dockerfile names templates as it names images, and the context is there for
+// it.
+func TestBuildDockerfile(t *testing.T) {
+	w := open(t)
+	w.start(t)
+	base := w.ensure(t, "base", "1")
+	w.put(t, "their-gift", theirs, "gift", true)
+	w.put(t, "their-secret", theirs, "secret", false)
+	b := w.make(t, "app", soulbox.Recipe{
+		Dockerfile: "ARG V=3\nFROM e2bdev/base AS b\nFROM alpine:$V\nCOPY --from=b /a /a\nCOPY --from=theirs/gift /b /b\nCOPY --from=theirs/secret /c /c\n",
+		Args:       map[string]string{"V": "3.20"}, Target: "",
+	})
+	job := w.engine.built()[0]
+	got := map[string]soulbox.TemplateID{}
+	for name, tpl := range job.Named {
+		got[name] = tpl.ID
+	}
+	want := map[string]soulbox.TemplateID{"e2bdev/base": base.ID, "theirs/gift": "their-gift"}
+	if diff := cmp.Diff(want, got); diff != "" || job.Base != nil || job.Recipe.Args["V"] != "3.20" {
+		t.Errorf("the engine got %+v (-want +got):\n%s", job, diff)
+	}
+	if b.Facts.Base != "a Dockerfile" {
+		t.Errorf("it is built on %q", b.Facts.Base)
+	}
+	failed := w.await(t, w.ask(t, "app", soulbox.Recipe{Dockerfile: "FRM x\n"}).ID, soulbox.BuildFailed)
+	if failed.Failure.Message == "" || failed.Failure.Message == "internal error" {
+		t.Errorf("a Dockerfile that cannot be read fails with %+v", failed.Failure)
 	}
 }
 

@@ -36,7 +36,16 @@ type engine struct {
 	waiting map[soulbox.BuildID]chan struct{}
 }
 
-func (e *engine) Lint(context.Context, string) ([]buildkit.Problem, error) { return nil, nil }
+// Lint knows one mistake.
+func (e *engine) Lint(_ context.Context, dockerfile string) ([]buildkit.Problem, error) {
+	var all []buildkit.Problem
+	for i, line := range strings.Split(dockerfile, "\n") {
+		if strings.HasPrefix(line, "RUNN ") {
+			all = append(all, buildkit.Problem{Line: i + 1, Rule: "Rule", Message: "what is RUNN?", Remedy: "write RUN", URL: "url", Fatal: true})
+		}
+	}
+	return all, nil
+}
 
 func (e *engine) Build(ctx context.Context, job buildkit.Job, say func(soulbox.BuildLine)) (buildkit.Result, error) {
 	e.mu.Lock()
