@@ -29,7 +29,7 @@ const (
 
 	// marksEvery is how many lines are between two places in a log that are
 	// known, so that a page of it needs no reading from its beginning.
-	marksEvery = 256
+	marksEvery = 64
 	// maxIndexed bounds the builds whose places are known and whose files are
 	// open.
 	maxIndexed = 128
