@@ -163,6 +163,8 @@ func clone(from, to string) error {
 		switch {
 		case d.IsDir():
 			return os.MkdirAll(target, 0o700)
+		case !d.Type().IsRegular(): // a socket is nothing without its server
+			return nil
 		case strings.HasSuffix(path, ".erofs") && os.Link(path, target) == nil:
 			return nil
 		}
