@@ -198,7 +198,8 @@ func (v *buildView) add(l soulbox.BuildLine, now time.Time) {
 	case s.title == "":
 		s.title = hashed.ReplaceAllString(text, "")
 	case text != s.title:
-		s.write(text)
+		head, _, _ := strings.Cut(s.title, "] ")
+		s.write(strings.TrimPrefix(text, head+"] "))
 	}
 	if cached {
 		s.cached, s.ended = true, l.At

@@ -80,6 +80,11 @@ func TestBuildView(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("in a small terminal (-want +got):\n%s", diff)
 	}
+	// What belongs to a step need not say so again.
+	f := &buildView{name: "mine", began: shownAt}
+	if got := rows(picture(t, f, 20, 0, "0 finalize [finalize] packing", "1 finalize [finalize] Running start command", "1 finalize ready")); !strings.HasSuffix(got, "[finalize] packing 1.0s\n│ Running start command\n│ ready") {
+		t.Errorf("in the end:\n%s", got)
+	}
 	// A step that has ended may have more to say, where stages are built side by side.
 	got = rows(picture(t, v, 20, 0, "8 3 [other 3/3] RUN b", "9 2 [builder 2/3] [stdout]: five"))
 	if !strings.Contains(got, "✓ [builder 2/3] RUN make 4.0s\n• [other 3/3] RUN b 1.0s") || strings.Contains(got, "five") {
