@@ -43,6 +43,23 @@ type workshop struct {
 	jobs  map[soulbox.BuildID]buildkit.Job // +checklocks:mu
 }
 
+// Lint finds a line without a word that it knows, and the lack of FROM.
+func (*workshop) Lint(_ context.Context, dockerfile string) ([]buildkit.Problem, error) {
+	if !strings.HasPrefix(dockerfile, "FROM ") {
+		return []buildkit.Problem{{Message: "no build stage in current context", Remedy: "begin with FROM and an image", Fatal: true}}, nil
+	}
+	n := 0
+	for line := range strings.Lines(dockerfile) {
+		n++
+		switch word, _, _ := strings.Cut(strings.TrimSpace(line), " "); word {
+		case "FROM", "RUN", "ENV", "EXPOSE", "COPY", "":
+		default:
+			return []buildkit.Problem{{Line: n, Message: "unknown instruction: " + word, Remedy: "correct the line", Fatal: true}}, nil
+		}
+	}
+	return nil, nil
+}
+
 func (w *workshop) Build(ctx context.Context, job buildkit.Job, say func(soulbox.BuildLine)) (buildkit.Result, error) {
 	w.mu.Lock()
 	w.built++

@@ -19,6 +19,7 @@ import (
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/client/llb/sourceresolver"
 	gateway "github.com/moby/buildkit/frontend/gateway/client"
+	"github.com/moby/buildkit/util/system"
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/tonistiigi/fsutil"
 
@@ -256,9 +257,17 @@ func (a *assembly) copy(label, hash, src, dest, user, mode string) {
 	if folder && to != "/" {
 		to += "/"
 	}
+	from := path.Join("/", beforePattern(src))
 	info := &llb.CopyInfo{CopyDirContentsOnly: true, CreateDestPath: true}
+	var before *llb.FileAction
 	if m, err := strconv.ParseUint(mode, 8, 32); err == nil {
 		info.Mode = &llb.ChmodOpt{Mode: os.FileMode(m)}
+		// BuildKit would give that mode to the folders above, too.
+		parent := path.Dir(to)
+		if isFolder(a.s.uploads[hash], from) {
+			parent = to
+		}
+		before = llb.Mkdir(parent, 0o755, llb.WithParents(true), llb.WithUser(owner))
 	}
 	// What an upload is called is its sender's to say, so nothing of one that
 	// was received before is trusted to be still the same.
@@ -268,9 +277,7 @@ func (a *assembly) copy(label, hash, src, dest, user, mode string) {
 	if a.force {
 		options = append(options, llb.IgnoreCache)
 	}
-	// By itself the copy would give folders on the way the mode of the file.
-	parent := llb.Mkdir(path.Dir(to), 0o755, llb.WithParents(true), llb.WithUser(owner))
-	a.state = a.state.File(parent.Copy(files, path.Join("/", beforePattern(src)), to, info, llb.WithUser(owner)), options...)
+	a.state = a.state.File(before.Copy(files, from, to, info, llb.WithUser(owner)), options...)
 	a.made.Facts.Layers++
 }
 
@@ -287,10 +294,18 @@ func beforePattern(src string) string {
 	return src
 }
 
-var extended = regexp.MustCompile(`[!+@]\(.*\)`)
+// isFolder reports whether name is a folder in an upload.
+func isFolder(upload, name string) bool {
+	root, err := os.OpenRoot(upload)
+	if err != nil {
+		return false
+	}
+	defer root.Close()
+	info, err := root.Lstat(path.Join(".", name))
+	return err == nil && info.IsDir()
+}
 
-// defaultPath is where programs are found unless an image says otherwise.
-const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+var extended = regexp.MustCompile(`[!+@]\(.*\)`)
 
 // expand replaces $NAME and ${NAME} by what is known of the environment, and
 // nothing else.
@@ -306,8 +321,8 @@ func (a *assembly) expand(s string) string {
 			return a.user
 		case "PWD":
 			return a.workdir
-		case "PATH":
-			return defaultPath
+		case "PATH": // which programs have that are told no other
+			return system.DefaultPathEnv("linux")
 		}
 		return ""
 	})
