@@ -85,6 +85,8 @@ func TestSteps(t *testing.T) {
 		copies("file", "relative", "root:www-data"),
 		copies("links", "/srv/links"),
 		copies("links/link", "/srv/alone"),
+		copies("file", "/srv/shut/away", "root", "0600"),
+		copies("app", "/srv/open/app", "root", "0700"),
 		run("cat /srv/code/main.py >/tmp/code"),
 	))
 	if r.err != nil {
@@ -108,6 +110,7 @@ func TestSteps(t *testing.T) {
 	for name, want := range map[string][3]uint32{
 		"srv/app": {1000, 1000, 0o755}, "srv/app/sub": {1000, 1000, 0o755}, "home/builder/file": {1001, 1001, 0o644},
 		"srv/code/main.py": {33, 33, 0o755}, "srv/texts/more.txt": {1001, 1001, 0o644}, "srv/app/sub/relative": {0, 33, 0o644},
+		"srv/shut": {0, 0, 0o755}, "srv/shut/away": {0, 0, 0o600}, "srv/open": {0, 0, 0o755}, "srv/open/app/lib": {0, 0, 0o700},
 		"home/user": {1000, 1000, 0o755}, "home/builder": {1001, 1001, 0o755},
 	} {
 		if st := stat(t, dir, name); st.Uid != want[0] || st.Gid != want[1] || st.Mode&0o7777 != want[2] {
@@ -127,8 +130,8 @@ func TestSteps(t *testing.T) {
 	if !strings.HasPrefix(r.Facts.Base, b.base+"@sha256:") {
 		t.Errorf("base is %q", r.Facts.Base)
 	}
-	r.wantSaid(t, "[base] FROM "+b.base, "[builder 1/17] RUN whoami", "[builder 7/17] [stdout]: to stdout", "[builder 7/17] [stderr]: to stderr",
-		"[builder 12/17] COPY app /srv/code/", "[finalize] packing")
+	r.wantSaid(t, "[base] FROM "+b.base, "[builder 1/19] RUN whoami", "[builder 7/19] [stdout]: to stdout", "[builder 7/19] [stderr]: to stderr",
+		"[builder 12/19] COPY app /srv/code/", "[finalize] packing")
 	for _, l := range r.lines {
 		if strings.Contains(l.Message, "to stdout") && strings.Contains(l.Message, "[stdout]") && l.Step != "7" {
 			t.Errorf("output of step 7 is of step %q", l.Step)
@@ -217,6 +220,14 @@ func TestOnTemplate(t *testing.T) {
 
 	again := b.build(t.Context(), t, j)
 	again.wantSaid(t, "CACHED [builder 1/1]")
+
+	// Templates of the house say nothing about the path.
+	delete(tpl.Env, "PATH")
+	p := b.steps(t, env("PATH", "/app:$PATH"), run("whoami"))
+	p.Recipe.Image, p.Recipe.Template, p.Base = "", "one", tpl
+	if r := b.build(t.Context(), t, p); r.err != nil || r.Env["PATH"] != "/app:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin" {
+		t.Errorf("the path with something before it is %q, %v", r.Env["PATH"], r.err)
+	}
 
 	d := job(soulbox.Recipe{Dockerfile: "FROM one AS x\nRUN whoami >who\nFROM x\nCOPY --from=team/one:v1 /app/file /copied\n"})
 	names, err := buildkit.Bases(d.Recipe.Dockerfile, nil)
