@@ -20,6 +20,7 @@ func TestConfigDefaults(t *testing.T) {
 	want := Config{
 		Listen: "127.0.0.1:7070", Data: "/var/lib/soulbox", Database: "sqlite", Metrics: "127.0.0.1:7071", Cache: "/var/cache/soulbox",
 		MaxSandboxes: 1000, MaxHours: 24, MemoryMB: 1024, CPUs: 2, DiskMB: 10240, WarmMB: 512, SnapshotsMB: 50 << 10, ReadyNetworks: 24,
+		Builds: 1, BuildMinutes: 60, BuildCacheMB: 20 << 10, BuildMemoryMB: 2048, BuildDiskMB: 10 << 10,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("defaults (-want +got):\n%s", diff)
@@ -27,6 +28,10 @@ func TestConfigDefaults(t *testing.T) {
 	size := soulbox.Size{CPUs: 2, Memory: soulbox.GiB, Disk: 10 * soulbox.GiB, PIDs: 4096}
 	if diff := cmp.Diff(size, got.size()); diff != "" {
 		t.Errorf("size (-want +got):\n%s", diff)
+	}
+	step := soulbox.Size{CPUs: 2, Memory: 2 * soulbox.GiB, Disk: 10 * soulbox.GiB, PIDs: 4096}
+	if diff := cmp.Diff(step, got.step()); diff != "" {
+		t.Errorf("size of a step (-want +got):\n%s", diff)
 	}
 	// Filling what is full changes nothing.
 	if again, err := got.filled(); err != nil || !cmp.Equal(again, got) {
@@ -38,6 +43,8 @@ func TestConfigKeepsWhatIsSet(t *testing.T) {
 	want := Config{
 		Listen: "[::1]:80", Data: "/data", Database: "postgres://box@db/box", Metrics: "off", Domain: "box.example.com", Base: "python:3.12",
 		Cache: "/cache", Network: "10.200.0.0/16", Resolver: "9.9.9.9", MaxSandboxes: 3, MaxHours: 1, MemoryMB: 128, CPUs: 1, DiskMB: 64, WarmMB: -1, SnapshotsMB: 7, ReadyNetworks: 2,
+		Builds: 3, BuildMinutes: 5, BuildCacheMB: 512, BuildMemoryMB: 256, BuildDiskMB: 100,
+		Registries: []string{"10.0.0.1:5000"}, RegistryMirrors: map[string][]string{"docker.io": {"http://10.0.0.1:5000"}},
 		Isolation: []string{"gvisor", "runc"}, Version: "1", Fault: "create/recorded",
 	}
 	if got, err := want.filled(); err != nil || !cmp.Equal(got, want) {
@@ -89,6 +96,11 @@ func TestConfigRefuses(t *testing.T) {
 		{"CPUs: negative", func(c *Config) { c.CPUs = -2 }, "cpus is -2; it can be 1 to 1024"},
 		{"isolation: unknown", func(c *Config) { c.Isolation = []string{"gvisor", "docker"} }, `isolation: "docker" is none of gvisor and runc`},
 		{"isolation: empty", func(c *Config) { c.Isolation = []string{""} }, "is none of gvisor and runc"},
+		{"builds: none", func(c *Config) { c.Builds = -1 }, "builds is -1; it can be 1 to 100"},
+		{"builds: too long", func(c *Config) { c.BuildMinutes = 1441 }, "build_minutes is 1441; it can be 1 to 1440"},
+		{"builds: no cache", func(c *Config) { c.BuildCacheMB = 255 }, "build_cache_mb is 255; it can be 256 to 1073741824"},
+		{"builds: little memory", func(c *Config) { c.BuildMemoryMB = 127 }, "build_memory_mb is 127; it can be 128 to 1048576"},
+		{"builds: little disk", func(c *Config) { c.BuildDiskMB = 63 }, "build_disk_mb is 63; it can be 64 to 1073741824"},
 		{"disk: too little", func(c *Config) { c.DiskMB = 63 }, "disk_mb is 63; it can be 64 to 1073741824"},
 	}
 	for _, tt := range tests {
