@@ -167,8 +167,6 @@ func clone(from, to string) error {
 			return nil
 		case strings.HasSuffix(path, ".erofs") && os.Link(path, target) == nil:
 			return nil
-		case !d.Type().IsRegular(): // the sockets of a process that is gone
-			return nil
 		}
 		b, err := os.ReadFile(path)
 		if err != nil {
