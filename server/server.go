@@ -14,6 +14,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -127,13 +128,18 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 		return nil, err
 	}
 	// The proxy asks the fleet, the fleet the node, and the node tells the
-	// proxy; nobody asks before all three are there.
-	var door *proxy.Proxy
+	// proxy. Nobody asks before all three are there, but a sandbox that was left
+	// may end as soon as the node looks after it.
+	var drops atomic.Pointer[proxy.Proxy]
 	machine, err := node.Open(ctx, node.Options{
 		Log: log, ID: "local", Dir: cfg.Data, Instance: cfg.instance(), Driver: driver, Others: others, Images: images, Seed: seed,
 		Prefix: prefixOf(cfg.Network), Resolver: addrOf(cfg.Resolver), Ready: cfg.ReadyNetworks, MinFree: minFree, Faults: faults,
 		WarmMemory: cfg.warm(), WarmFloor: warmFloor, SnapshotBound: cfg.snapshots(),
-		Gone: func(id soulbox.SandboxID) { door.Drop(id) },
+		Gone: func(id soulbox.SandboxID) {
+			if p := drops.Load(); p != nil {
+				p.Drop(id)
+			}
+		},
 	})
 	if err != nil {
 		return nil, err
@@ -165,7 +171,8 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 		Log: log, Store: db, Node: machine, Meter: usage, Seed: seed, Faults: faults, Allowed: cfg.allowed(),
 		Changed: func(sb *soulbox.Sandbox) { sessions.Changed(sb) },
 	})
-	door = proxy.New(proxy.Options{Log: log, Metrics: metrics, Sandboxes: sandboxes, Waker: sandboxes, Node: machine})
+	door := proxy.New(proxy.Options{Log: log, Metrics: metrics, Sandboxes: sandboxes, Waker: sandboxes, Node: machine})
+	drops.Store(door)
 	s.undo.Push(func() error { door.Close(); return nil })
 	sessions = session.New(session.Options{
 		Log: log, Dir: filepath.Join(cfg.Data, "sessions"), Store: db, Fleet: sandboxes, Guests: machine, Meter: usage, Traffic: door, Faults: faults,
