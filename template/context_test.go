@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -75,5 +76,41 @@ func TestContextRefused(t *testing.T) {
 		if left := w.allUploads(t); len(left) != 0 {
 			t.Errorf("of %s there is %v", name, left)
 		}
+	}
+}
+
+// TestContextLeft ends the server when a context is there and no build of it:
+// the next one removes it, and nothing that a build may still ask for.
+func TestContextLeft(t *testing.T) {
+	w := open(t)
+	if _, err := w.TakeContext(t.Context(), ours, contextOf(t, 10)); err != nil {
+		t.Fatal(err)
+	}
+	// What comes before it holds the second build up.
+	if _, _, err := w.Request(t.Context(), soulbox.BuildRequest{Team: ours, Name: "first", Recipe: run("block")}); err != nil {
+		t.Fatal(err)
+	}
+	hash, err := w.TakeContext(t.Context(), ours, contextOf(t, 20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := w.Request(t.Context(), soulbox.BuildRequest{Team: ours, Name: "app", Recipe: soulbox.Recipe{Dockerfile: "FROM base\nCOPY file /\n", Context: hash}}); err != nil {
+		t.Fatal(err)
+	}
+	shared := strings.Repeat("ab", 32)
+	if err := w.Upload(t.Context(), ours, shared, contextOf(t, 10)); err != nil {
+		t.Fatal(err)
+	}
+	w.reopen(t)
+	w.start(t)
+	var left []string
+	for _, path := range w.allUploads(t) {
+		left = append(left, filepath.Base(path))
+	}
+	slices.Sort(left)
+	want := []string{hash, shared}
+	slices.Sort(want)
+	if !slices.Equal(left, want) {
+		t.Errorf("left are %v, want %v", left, want)
 	}
 }

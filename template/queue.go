@@ -101,7 +101,7 @@ func (r *Registry) recover(ctx context.Context) error {
 		r.mu.Unlock()
 	}
 	r.tidy(ctx)
-	return r.sweepFolders(ctx)
+	return errors.Join(r.sweepFolders(ctx), r.sweepUploads(live))
 }
 
 // newer reports whether a was drafted after b.

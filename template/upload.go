@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -251,16 +252,25 @@ func usedBy(dir string) (int64, error) {
 	return sum, nil
 }
 
-// sweepUploads removes what uploads left that were cut off by the end of an
-// earlier process.
-func (r *Registry) sweepUploads() error {
-	half, err := filepath.Glob(filepath.Join(r.BuildDir, uploadsName, "*", halfPrefix+"*"))
-	if err != nil {
+// sweepUploads removes what an earlier process left: uploads that its end cut
+// off, and contexts of builds other than live, which are over or have never
+// been recorded.
+func (r *Registry) sweepUploads(live []*soulbox.Build) error {
+	all, err := filepath.Glob(filepath.Join(r.BuildDir, uploadsName, "*", "*"))
+	half, err2 := filepath.Glob(filepath.Join(r.BuildDir, uploadsName, "*", halfPrefix+"*"))
+	if err := errors.Join(err, err2); err != nil {
 		return err
 	}
 	var errs []error
 	for _, path := range half {
 		errs = append(errs, os.RemoveAll(path))
+	}
+	for _, path := range all {
+		n, err := jsonfile.Load[note](filepath.Join(path, noteName))
+		used := func(b *soulbox.Build) bool { return filepath.Join(r.teamDir(b.Team), b.Recipe.Context) == path }
+		if err == nil && n.Once && !slices.ContainsFunc(live, used) {
+			errs = append(errs, os.RemoveAll(path))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -312,7 +312,7 @@ func (r *Registry) sweepFolders(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.sweepUploads()
+	return nil
 }
 
 // removeFolder removes everything that belongs to a build on disk.
