@@ -46,13 +46,19 @@ const (
 	lookAt    = `python3 -c 'import urllib.request as u; print(u.urlopen("http://127.0.0.1:8000/page").read().decode())'`
 )
 
-// build builds a template of the base with a page in it that is served.
-func build(t *testing.T, c *client.Client, name, text string) *client.StartedBuild {
+// startBuild asks for a template of the base with a page in it that is served.
+func startBuild(t *testing.T, c *client.Client, name, text string) (*client.StartedBuild, error) {
 	t.Helper()
-	b, err := c.Templates.Build(t.Context(), name, client.BuildOptions{
+	return c.Templates.Build(t.Context(), name, client.BuildOptions{
 		Context: buildContext(t, "FROM base\nCOPY file /srv/page\nRUN echo made of $(cat /srv/page) >/made\nEXPOSE 8000\n", text),
 		Start:   page, Ready: pageReady,
 	})
+}
+
+// build is startBuild that must succeed.
+func build(t *testing.T, c *client.Client, name, text string) *client.StartedBuild {
+	t.Helper()
+	b, err := startBuild(t, c, name, text)
 	if err != nil {
 		t.Fatalf("build: %v", err)
 	}
@@ -62,14 +68,35 @@ func build(t *testing.T, c *client.Client, name, text string) *client.StartedBui
 // wait waits for a build that must be ready, and returns it with its log.
 func wait(t *testing.T, c *client.Client, b *client.StartedBuild) (*soulbox.Build, string) {
 	t.Helper()
+	return waitFor(t, c, b.Template.ID, b.Build.ID)
+}
+
+func waitFor(t *testing.T, c *client.Client, template string, id soulbox.BuildID) (*soulbox.Build, string) {
+	t.Helper()
 	var log strings.Builder
-	done, err := c.Templates.Wait(t.Context(), b.Template.ID, string(b.Build.ID), func(l soulbox.BuildLine) {
+	done, err := c.Templates.Wait(t.Context(), template, string(id), func(l soulbox.BuildLine) {
 		fmt.Fprintf(&log, "%s|%s\n", l.Step, l.Message)
 	})
 	if err != nil {
-		t.Fatalf("wait for build %s: %v\n%s", b.Build.ID, err, &log)
+		t.Fatalf("wait for build %s: %v\n%s", id, err, &log)
 	}
 	return done, log.String()
+}
+
+// onlyBuild returns the build of a template that has one.
+func onlyBuild(t *testing.T, c *client.Client, name string) *soulbox.Build {
+	t.Helper()
+	var all []*soulbox.Build
+	for b, err := range c.Templates.Builds(t.Context(), name) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b)
+	}
+	if len(all) != 1 {
+		t.Fatalf("%s has %d builds, want one", name, len(all))
+	}
+	return all[0]
 }
 
 // wantKept compares what the data folder has of templates: so many images, so
@@ -171,18 +198,12 @@ func b2id(t *testing.T, c *client.Client, name string) string {
 // failing waits for the only build of a template, which must fail.
 func failing(t *testing.T, c *client.Client, name string) *soulbox.Build {
 	t.Helper()
-	for b, err := range c.Templates.Builds(t.Context(), name) {
-		if err != nil {
-			t.Fatal(err)
-		}
-		done, err := c.Templates.Wait(t.Context(), name, string(b.ID), nil)
-		if _, ok := errors.AsType[*soulbox.BuildFailure](err); !ok {
-			t.Fatalf("build %s: %+v, %v; want a failure", b.ID, done, err)
-		}
-		return done
+	b := onlyBuild(t, c, name)
+	done, err := c.Templates.Wait(t.Context(), name, string(b.ID), nil)
+	if _, ok := errors.AsType[*soulbox.BuildFailure](err); !ok {
+		t.Fatalf("build %s: %+v, %v; want a failure", b.ID, done, err)
 	}
-	t.Fatalf("%s has no build", name)
-	return nil
+	return done
 }
 
 // TestBuildKilledAtEachStep kills the server with SIGKILL in the middle of a
@@ -197,7 +218,8 @@ func TestBuildKilledAtEachStep(t *testing.T) {
 			s.Start(t)
 			c := connect(t, s)
 			s.Arm(t, step)
-			b := build(t, c, "app", step)
+			// What it is asked for may be on record before the answer is sent.
+			_, _ = startBuild(t, c, "app", step)
 			if err := s.WaitEnd(); err == nil || !strings.Contains(err.Error(), "killed") {
 				t.Fatalf("the server ended with %v, want killed at the step", err)
 			}
@@ -205,7 +227,7 @@ func TestBuildKilledAtEachStep(t *testing.T) {
 
 			s.Start(t)
 			c = connect(t, s)
-			done, log := wait(t, c, b)
+			done, log := waitFor(t, c, "app", onlyBuild(t, c, "app").ID)
 			if begun := strings.Count(log, "|building\n"); begun != map[bool]int{true: 1, false: 2}[step == "build/finished" || step == "build/recorded"] {
 				t.Errorf("it was begun %d times:\n%s", begun, log)
 			}

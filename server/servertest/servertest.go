@@ -231,7 +231,7 @@ func (s *Server) TryStart(env ...string) error {
 		return err
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- s.cmd.Wait() }()
+	go func(cmd *exec.Cmd) { ended <- cmd.Wait() }(s.cmd)
 	s.log.ended = ended
 	select {
 	case <-s.log.listening:
