@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 )
 
 //go:embed files
@@ -64,7 +65,9 @@ func unpack(files fs.FS, name, dir string) (string, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // it holds public programs
 		return "", fmt.Errorf("unpack %s: %w", name, err)
 	}
-	temp, err := os.CreateTemp(dir, "."+name+"-*")
+	prefix := "." + name + "-"
+	sweep(filepath.Join(dir, prefix+"*"))
+	temp, err := os.CreateTemp(dir, prefix+"*")
 	if err != nil {
 		return "", fmt.Errorf("unpack %s: %w", name, err)
 	}
@@ -85,4 +88,18 @@ func unpack(files fs.FS, name, dir string) (string, error) {
 		return "", fmt.Errorf("unpack %s: %w", name, err)
 	}
 	return path, nil
+}
+
+// unpackTime is longer than it takes to write any program.
+const unpackTime = time.Hour
+
+// sweep removes what a process left that was killed while it unpacked. One that
+// stays costs space and nothing else.
+func sweep(pattern string) {
+	all, _ := filepath.Glob(pattern) // fails for bad patterns only
+	for _, path := range all {
+		if fi, err := os.Lstat(path); err == nil && time.Since(fi.ModTime()) > unpackTime {
+			_ = os.Remove(path)
+		}
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -12,6 +13,7 @@ import (
 	"sync"
 	"testing"
 	"testing/fstest"
+	"time"
 )
 
 const script = "#!/bin/sh\necho it runs\n"
@@ -133,5 +135,30 @@ func wantFiles(t *testing.T, dir string, want ...string) {
 	})
 	if err != nil || len(left) > 0 {
 		t.Errorf("missing: %v, %v", left, err)
+	}
+}
+
+// What a killed process left goes with the next call, what another one is
+// writing stays.
+func TestUnpackSweeps(t *testing.T) {
+	dir := t.TempDir()
+	left, current := filepath.Join(dir, ".prog-1"), filepath.Join(dir, ".prog-2")
+	for _, path := range []string{left, current} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := time.Now().Add(-2 * unpackTime)
+	if err := os.Chtimes(left, before, before); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unpack(packed(t, script), "prog", dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%s: %v, want it gone", left, err)
+	}
+	if _, err := os.Stat(current); err != nil {
+		t.Error(err)
 	}
 }
