@@ -166,7 +166,8 @@ type Sandbox struct {
 	ID       SandboxID
 	Team     TeamID
 	Template TemplateID
-	Alias    string // the name by which the template was asked for
+	Build    BuildID // of the template; empty: it is of a snapshot, or from before there were builds
+	Alias    string  // the name by which the template was asked for
 	Node     NodeID
 
 	State     State

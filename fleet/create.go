@@ -59,6 +59,7 @@ func (f *Fleet) Create(ctx context.Context, req soulbox.CreateRequest) (*soulbox
 	sb := &soulbox.Sandbox{
 		Team:      team.ID,
 		Template:  o.tpl.ID,
+		Build:     o.tpl.Build,
 		Alias:     o.tpl.Name,
 		Node:      f.opts.Node.ID(),
 		State:     soulbox.Starting,

@@ -27,8 +27,12 @@ func TestCreate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	base, err := h.store.Template(t.Context(), "t0base")
+	if err != nil {
+		t.Fatal(err)
+	}
 	want := &soulbox.Sandbox{
-		ID: sb.ID, Team: "us", Template: "t0base", Alias: "base", Node: "node1", State: soulbox.Running,
+		ID: sb.ID, Team: "us", Template: "t0base", Build: base.Build, Alias: "base", Node: "node1", State: soulbox.Running,
 		CreatedAt: sb.CreatedAt, StartedAt: sb.StartedAt, ExpiresAt: sb.StartedAt.Add(5 * time.Minute), Timeout: req.Timeout,
 		Size:    soulbox.Size{CPUs: 2, Memory: 512 * soulbox.MiB, Disk: soulbox.GiB, PIDs: 100},
 		Network: soulbox.Network{Internet: true}, Secure: true, Token: seed.AgentToken(sb.ID),

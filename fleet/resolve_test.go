@@ -46,6 +46,33 @@ func TestCreateOfBuild(t *testing.T) {
 	}
 }
 
+// What is written down of a sandbox is that of the build that it was made of,
+// also when its template has another by now.
+func TestSnapshotOfBuild(t *testing.T) {
+	h := open(t)
+	version := func(image string) {
+		h.build(&soulbox.Template{
+			ID: "tapp", Team: "us", Name: "app", Image: image, Env: map[string]string{"V": image}, User: "u" + image, Workdir: "/w" + image,
+			Size: soulbox.Size{CPUs: 1, Memory: soulbox.MiB},
+		}, "default")
+	}
+	version("10")
+	req := request()
+	req.Template, req.Env = soulbox.TemplateRef{Name: "app"}, nil
+	sb, err := h.Create(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	version("11")
+	snap, err := h.Checkpoint(t.Context(), "us", sb.ID, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if snap.Image != "10" || snap.Env["V"] != "10" || snap.User != "u10" || snap.Workdir != "/w10" {
+		t.Errorf("the snapshot is %+v, want what the first build has", snap)
+	}
+}
+
 func TestCreateOfBuildRefused(t *testing.T) {
 	h := open(t)
 	h.build(&soulbox.Template{ID: "tapp", Team: "us", Name: "app", Image: "10"}, "only")

@@ -300,7 +300,17 @@ func (f *Fleet) like(ctx context.Context, sb *soulbox.Sandbox) (*soulbox.Templat
 	if soulbox.KindOf(err) == soulbox.NotFound {
 		return &soulbox.Template{}, nil
 	}
-	return tpl, err
+	if err != nil || sb.Build == "" || sb.Build == tpl.Build {
+		return tpl, err
+	}
+	b, err := f.opts.Store.BuildAt(ctx, tpl.ID, soulbox.TemplateRef{Tag: string(sb.Build)})
+	if soulbox.KindOf(err) == soulbox.NotFound {
+		return tpl, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return tpl.At(b), nil
 }
 
 // save lets the node write, and records that it has. The node works under work.

@@ -14,7 +14,7 @@ import (
 
 const sandboxColumns = `id, team, template, alias, node, state, created_at, started_at, expires_at, listed_at,
 	ended_at, ended_by, end_reason, cpus, memory, disk, pids, network, secure, env, metadata,
-	timeout_us, lifecycle, pause_snapshot, pause_memory, paused_at, from_snapshot, isolation`
+	timeout_us, lifecycle, pause_snapshot, pause_memory, paused_at, from_snapshot, isolation, build`
 
 // network is how a soulbox.Network is stored. A new field must mean the old
 // behaviour when it is absent.
@@ -53,13 +53,13 @@ func (s *Store) InsertSandbox(ctx context.Context, sb *soulbox.Sandbox) error {
 		_, err := tx.ExecContext(ctx, `
 			INSERT INTO sandboxes (`+sandboxColumns+`)
 			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21,
-				$22, $23, $24, $25, $26, $27, $28)`,
+				$22, $23, $24, $25, $26, $27, $28, $29)`,
 			string(sb.ID), string(sb.Team), string(sb.Template), sb.Alias, string(sb.Node), string(sb.State),
 			micros(sb.CreatedAt), micros(sb.StartedAt), micros(sb.ExpiresAt), listedAt(sb),
 			micros(end.At), string(end.By), end.Reason,
 			sb.Size.CPUs, int64(sb.Size.Memory), int64(sb.Size.Disk), sb.Size.PIDs,
 			string(net), sb.Secure, env, metadata,
-			sb.Timeout.Microseconds(), string(cycle), string(pause.Snapshot), pause.Memory, micros(pause.At), string(sb.From), string(sb.Isolation))
+			sb.Timeout.Microseconds(), string(cycle), string(pause.Snapshot), pause.Memory, micros(pause.At), string(sb.From), string(sb.Isolation), string(sb.Build))
 		if err != nil {
 			return err
 		}
@@ -203,7 +203,7 @@ func scanSandbox(r row) (*soulbox.Sandbox, error) {
 		&created, &started, &expires, &listed, &ended, &end.By, &end.Reason,
 		&sb.Size.CPUs, &sb.Size.Memory, &sb.Size.Disk, &sb.Size.PIDs,
 		&net, &sb.Secure, &env, &metadata,
-		&timeout, &cycle, &pause.Snapshot, &pause.Memory, &paused, &sb.From, &sb.Isolation)
+		&timeout, &cycle, &pause.Snapshot, &pause.Memory, &paused, &sb.From, &sb.Isolation, &sb.Build)
 	if err != nil {
 		return nil, err
 	}

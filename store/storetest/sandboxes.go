@@ -22,7 +22,7 @@ func testSandboxRoundTrip(t *testing.T, s *store.Store) {
 	full.Timeout = 90*time.Minute + time.Microsecond
 	full.Lifecycle = soulbox.Lifecycle{Pause: true, FilesOnly: true, Wake: true}
 	full.Pause, full.From = &soulbox.Pause{Snapshot: "s1", Memory: true, At: at(7)}, "s0"
-	full.Isolation = soulbox.Runc
+	full.Isolation, full.Build = soulbox.Runc, "b0"
 	bare := &soulbox.Sandbox{ID: "ibare", Team: team.ID, State: soulbox.Starting, CreatedAt: at(1), ExpiresAt: at(2)}
 	for _, sb := range []*soulbox.Sandbox{full, bare} {
 		must(t, s.InsertSandbox(ctx, sb))
