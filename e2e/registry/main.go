@@ -85,9 +85,14 @@ func run(ctx context.Context, log *slog.Logger, address, data, rootfs string) er
 	return <-done
 }
 
-// guard asks for a login before it lets anybody at what is private.
+// guard asks for a login before it lets anybody at what is private. The
+// library's registry does not understand a range without an end, by which
+// BuildKit goes on with a transfer that was cut off: it is sent all.
 func guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.Header.Get("Range"), "-") {
+			r.Header.Del("Range")
+		}
 		if strings.HasPrefix(r.URL.Path, "/v2/private/") {
 			who, with, _ := r.BasicAuth()
 			var key struct {

@@ -2,7 +2,6 @@ package buildkit_test
 
 import (
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -11,7 +10,6 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/go-containerregistry/pkg/registry"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 
 	"github.com/soulbox/soulbox"
@@ -41,7 +39,7 @@ func (g *guarded) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // What is private is had with a password, by those who have it, also once it is
 // in the cache.
 func TestPrivateRegistry(t *testing.T) {
-	g := &guarded{Handler: registry.New(registry.Logger(slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)))}
+	g := &guarded{Handler: newRegistry()}
 	srv := httptest.NewServer(g)
 	defer srv.Close()
 	host := strings.TrimPrefix(srv.URL, "http://")
