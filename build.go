@@ -137,6 +137,7 @@ type BuildFacts struct {
 	Author       string
 	Bytes        Bytes // of the files in it
 	Layers       int
+	Written      Bytes // of Build.Snapshot when it was first written, on disk; 0: none was
 }
 
 // A Package is a piece of software that a package manager installed.

@@ -101,7 +101,7 @@ func TestBuildAndVersions(t *testing.T) {
 	}
 	facts, err := c.Templates.Facts(ctx, "mine", "1")
 	if err != nil || facts.ID != first.ID || facts.Facts.Base != "debian" || facts.Facts.Packages[0] != (soulbox.Package{Manager: "dpkg", Name: "bash", Version: "5.2"}) ||
-		facts.Env["PATH"] != "/bin" || facts.User != "user" || facts.Facts.Layers != 3 || facts.Isolation != soulbox.Runc {
+		facts.Env["PATH"] != "/bin" || facts.User != "user" || facts.Facts.Layers != 3 || facts.Facts.Written != 12*soulbox.MiB || facts.Isolation != soulbox.Runc {
 		t.Errorf("Facts = %+v, %v", facts, err)
 	}
 	if doc, err := c.Templates.SBOM(ctx, "mine", ""); err != nil || !strings.Contains(string(doc), `"mine@2.0.0"`) {

@@ -214,6 +214,7 @@ type factsWire struct {
 	Isolation  string            `json:"isolation"`
 	Bytes      int64             `json:"bytes"`
 	Layers     int               `json:"layers"`
+	Snapshot   int64             `json:"snapshot_bytes"`
 }
 
 func (w factsWire) build() *soulbox.Build {
@@ -223,7 +224,7 @@ func (w factsWire) build() *soulbox.Build {
 		Isolation: isolation(w.Isolation), Env: w.Env, User: w.User, Workdir: w.Workdir,
 		Facts: soulbox.BuildFacts{
 			Base: w.Base, Distribution: w.Distribution, Ports: w.Ports, Volumes: w.Volumes, Entrypoint: w.Entrypoint, Command: w.Command,
-			Labels: w.Labels, Author: w.Author, Bytes: soulbox.Bytes(w.Bytes), Layers: w.Layers,
+			Labels: w.Labels, Author: w.Author, Bytes: soulbox.Bytes(w.Bytes), Layers: w.Layers, Written: soulbox.Bytes(w.Snapshot),
 		},
 	}
 	for _, p := range w.Packages {

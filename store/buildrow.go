@@ -42,6 +42,7 @@ type (
 		Author       string            `json:"author,omitempty"`
 		Bytes        soulbox.Bytes     `json:"bytes,omitempty"`
 		Layers       int               `json:"layers,omitempty"`
+		Written      soulbox.Bytes     `json:"written,omitempty"`
 	}
 	// A pack is a package: its manager, its name and its version. As a list it
 	// takes half of what it would take with the names of its fields, and a
@@ -135,7 +136,7 @@ func buildValues(b *soulbox.Build) ([]any, error) {
 		func() (string, error) { return pairs(b.Env).text() },
 		func() (string, error) {
 			f := b.Facts
-			return text(facts{f.Distribution, f.Ports, f.Volumes, f.Entrypoint, f.Command, f.Labels, f.Author, f.Bytes, f.Layers})
+			return text(facts{f.Distribution, f.Ports, f.Volumes, f.Entrypoint, f.Command, f.Labels, f.Author, f.Bytes, f.Layers, f.Written})
 		},
 		func() (string, error) { return packagesText(b.Facts.Packages) },
 	} {
@@ -209,7 +210,7 @@ func readBuild(r row, rest ...any) (*soulbox.Build, error) {
 	}
 	b.Facts = soulbox.BuildFacts{
 		Base: b.Facts.Base, Distribution: f.Distribution, Ports: f.Ports, Volumes: f.Volumes, Entrypoint: f.Entrypoint,
-		Command: f.Command, Labels: f.Labels, Author: f.Author, Bytes: f.Bytes, Layers: f.Layers,
+		Command: f.Command, Labels: f.Labels, Author: f.Author, Bytes: f.Bytes, Layers: f.Layers, Written: f.Written,
 	}
 	return &b, nil
 }

@@ -165,7 +165,7 @@ func (r *Registry) bake(ctx context.Context, b *soulbox.Build) error {
 	if err != nil {
 		return finishing(ctx, err)
 	}
-	b.Baked = baked.Sandbox
+	b.Baked, b.Facts.Written = baked.Sandbox, baked.Bytes
 	r.Faults.Reach("build/baked")
 	return nil
 }
@@ -332,6 +332,9 @@ func (r *Registry) Remove(ctx context.Context, team soulbox.TeamID, id soulbox.T
 		return err
 	}
 	r.Log.InfoContext(ctx, "template removed", "template", id, "builds", len(builds))
+	if r.Baker != nil {
+		r.Baker.ForgetTemplate(id)
+	}
 	ctx = context.WithoutCancel(ctx) // the records are gone, and all else follows
 	if err := r.halt(ctx, id); err != nil {
 		return err

@@ -305,6 +305,7 @@ type factsAnswer struct {
 	Isolation    string            `json:"isolation"`
 	Bytes        int64             `json:"bytes"`
 	Layers       int               `json:"layers"`
+	Snapshot     int64             `json:"snapshot_bytes,omitempty"`
 }
 
 type packageAnswer struct {
@@ -337,6 +338,7 @@ func factsOf(t *soulbox.Template, b *soulbox.Build) factsAnswer {
 		Isolation:    b.Isolation.String(),
 		Bytes:        int64(b.Facts.Bytes),
 		Layers:       b.Facts.Layers,
+		Snapshot:     int64(b.Facts.Written),
 	}
 	for i, p := range b.Facts.Packages {
 		a.Packages[i] = packageAnswer(p)

@@ -144,7 +144,7 @@ func made(t *soulbox.Template) []*soulbox.Build {
 			{Manager: "dpkg", Name: "adduser", Version: "3.134"},
 		},
 		Ports: []string{"8080/tcp"}, Volumes: []string{"/data"}, Entrypoint: []string{"/entry"}, Command: []string{"serve"},
-		Labels: map[string]string{"a": "b"}, Author: "Ada", Bytes: 120 * soulbox.MiB, Layers: 5,
+		Labels: map[string]string{"a": "b"}, Author: "Ada", Bytes: 120 * soulbox.MiB, Layers: 5, Written: 12 * soulbox.MiB,
 	}
 	size := soulbox.Size{CPUs: 2, Memory: 512 * soulbox.MiB, Disk: 10 * soulbox.GiB}
 	return []*soulbox.Build{

@@ -352,7 +352,7 @@ func (s *Server) facts(w http.ResponseWriter, r *http.Request, t template, sh *s
 		"template": t.ID, "build": b.ID, "version": b.Version, "image": strings.Repeat("ab", 32), "base": b.base(), "distribution": "Debian GNU/Linux 12 (bookworm)",
 		"packages": []any{map[string]any{"manager": "dpkg", "name": "bash", "version": "5.2"}}, "env": map[string]any{"PATH": "/bin"}, "ports": []string{"8080/tcp"},
 		"volumes": []string{}, "entrypoint": []string{}, "command": []string{"serve", "--all"}, "labels": map[string]any{}, "user": "user", "workdir": "/home/user",
-		"cpus": t.CPUs, "memory_mib": t.MemoryMiB, "disk_mib": t.DiskMiB, "isolation": t.Isolation, "bytes": 120 << 20, "layers": 3,
+		"cpus": t.CPUs, "memory_mib": t.MemoryMiB, "disk_mib": t.DiskMiB, "isolation": t.Isolation, "bytes": 120 << 20, "layers": 3, "snapshot_bytes": 12 << 20,
 	})
 }
 

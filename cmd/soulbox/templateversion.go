@@ -105,6 +105,7 @@ type factsJSON struct {
 	Workdir      string            `json:"workdir,omitempty"`
 	Author       string            `json:"author,omitempty"`
 	Bytes        soulbox.Bytes     `json:"bytes"`
+	Snapshot     soulbox.Bytes     `json:"snapshot_bytes,omitempty"`
 	Layers       int               `json:"layers"`
 	Versions     []versionJSON     `json:"versions"`
 }
@@ -130,6 +131,10 @@ func (c *cli) templateInfo(ctx context.Context, api *client.Client, template, at
 	l := t.Listing
 	if l == nil {
 		l = &client.Listing{}
+	}
+	written := ""
+	if b.Facts.Written > 0 {
+		written = c.size(b.Facts.Written)
 	}
 	list := [][2]string{
 		{"name", t.Name},
@@ -157,6 +162,7 @@ func (c *cli) templateInfo(ctx context.Context, api *client.Client, template, at
 		{"workdir", b.Workdir},
 		{"author", b.Facts.Author},
 		{"size", c.size(b.Facts.Bytes)},
+		{"snapshot", written},
 		{"layers", strconv.Itoa(b.Facts.Layers)},
 		{"cpus", strconv.Itoa(t.CPUs)},
 		{"memory", c.size(t.Memory)},
@@ -208,7 +214,7 @@ func newFactsJSON(t *client.Template, b *soulbox.Build, versions []*client.Templ
 	j := factsJSON{
 		Template: newTemplateJSON(t), Tags: map[string]string{}, Build: string(b.ID), Version: versionText(b.Version), Base: b.Facts.Base, Distribution: b.Facts.Distribution,
 		Packages: len(b.Facts.Packages), Env: b.Env, Ports: b.Facts.Ports, Volumes: b.Facts.Volumes, Entrypoint: b.Facts.Entrypoint, Command: b.Facts.Command,
-		User: b.User, Workdir: b.Workdir, Author: b.Facts.Author, Bytes: b.Facts.Bytes, Layers: b.Facts.Layers, Versions: []versionJSON{},
+		User: b.User, Workdir: b.Workdir, Author: b.Facts.Author, Bytes: b.Facts.Bytes, Snapshot: b.Facts.Written, Layers: b.Facts.Layers, Versions: []versionJSON{},
 	}
 	if l := t.Listing; l != nil {
 		j.Namespace, j.Description, j.Licence, j.Categories, j.Keywords = l.Namespace, l.Description, l.Licence, l.Categories, l.Keywords

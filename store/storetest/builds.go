@@ -39,7 +39,7 @@ func made(b *soulbox.Build) *soulbox.Build {
 		Base: "debian:bookworm@sha256:0", Distribution: "Debian GNU/Linux 12 (bookworm)", Author: "me",
 		Packages: []soulbox.Package{{Manager: "dpkg", Name: "curl", Version: "7.88"}, {Manager: "pip", Name: `odd "name", <b>`, Version: "1"}},
 		Ports:    []string{"8080/tcp"}, Volumes: []string{"/data"}, Entrypoint: []string{"/bin/app"}, Command: []string{"-v"},
-		Labels: map[string]string{"a": "b"}, Bytes: 123, Layers: 4,
+		Labels: map[string]string{"a": "b"}, Bytes: 123, Layers: 4, Written: 45,
 	}
 	return b
 }
