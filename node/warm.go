@@ -22,6 +22,9 @@ func (n *Node) Reserve(t *soulbox.Template) (id soulbox.SandboxID, ok bool) {
 // Expect has count sandboxes of a template made ahead before anybody asks.
 func (n *Node) Expect(t *soulbox.Template, count int) { n.pool.Expect(t, count) }
 
+// ForgetTemplate ends the sandboxes that wait for a template, which is no more.
+func (n *Node) ForgetTemplate(id soulbox.TemplateID) { n.pool.Forget(id) }
+
 // Pools tells how many sandboxes wait for each template, how many should, and
 // what they may take.
 func (n *Node) Pools() soulbox.Pools {

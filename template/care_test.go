@@ -38,6 +38,9 @@ func TestRemoveWithBuilds(t *testing.T) {
 	if got := w.baker.snapshots(t); len(got) != 0 {
 		t.Errorf("snapshots %v are left", got)
 	}
+	if got := w.baker.forgot(); !slices.Equal(got, []soulbox.TemplateID{done.Template}) {
+		t.Errorf("what waits was ended of %v, want of %s", got, done.Template)
+	}
 	after := w.make(t, "app", run("write c d"))
 	if after.Template == done.Template || after.Version != (soulbox.Version{Major: 1}) {
 		t.Errorf("a build under the free name: %+v", after)
@@ -57,6 +60,9 @@ func TestRemoveRefused(t *testing.T) {
 	running := w.ask(t, "app", run("wait"))
 	w.await(t, running.ID, soulbox.BuildRunning)
 	wantError(t, "Remove", w.Remove(t.Context(), ours, done.Template), soulbox.Invalid, "cannot be removed: 1 sandboxes")
+	if got := w.baker.forgot(); len(got) != 0 {
+		t.Errorf("what waits was ended of %v", got)
+	}
 	w.engine.proceed(running.ID)
 	w.await(t, running.ID, soulbox.BuildReady)
 }

@@ -213,6 +213,9 @@ type baker interface {
 
 	// RemoveSnapshot deletes one; an unknown one succeeds.
 	RemoveSnapshot(ctx context.Context, id soulbox.SnapshotID) error
+
+	// ForgetTemplate ends what was made ahead of a template that is no more.
+	ForgetTemplate(id soulbox.TemplateID)
 }
 
 // house owns the templates that every team may start.

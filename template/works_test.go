@@ -147,6 +147,7 @@ type baker struct {
 	mu         sync.Mutex
 	unreadable map[soulbox.SnapshotID]bool
 	bakes      int
+	forgotten  []soulbox.TemplateID
 	broken     error // what RemoveSnapshot returns
 }
 
@@ -189,6 +190,18 @@ func (b *baker) RemoveSnapshot(_ context.Context, id soulbox.SnapshotID) error {
 		return err
 	}
 	return nil
+}
+
+func (b *baker) ForgetTemplate(id soulbox.TemplateID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.forgotten = append(b.forgotten, id)
+}
+
+func (b *baker) forgot() []soulbox.TemplateID {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.forgotten)
 }
 
 func (b *baker) set(broken error) {

@@ -131,6 +131,17 @@ func (p *Pool) Expect(t *soulbox.Template, count int) {
 	p.nudge()
 }
 
+// Forget drops what is ready of a template that is no more.
+func (p *Pool) Forget(id soulbox.TemplateID) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := p.shelves[id]; s != nil {
+		p.stale = append(p.stale, s.ready...)
+		delete(p.shelves, id) // one that is being made finds no shelf
+		p.nudge()
+	}
+}
+
 // shelfLocked returns the shelf of t, whose template becomes t.
 func (p *Pool) shelfLocked(t *soulbox.Template, now time.Time) *shelf {
 	s := p.shelves[t.ID]

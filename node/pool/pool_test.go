@@ -257,6 +257,31 @@ func TestSnapshotChanges(t *testing.T) {
 	})
 }
 
+// What waits for a template that is removed goes at once, also what is just made.
+func TestForget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, p := open(t, 10)
+		p.Expect(template("a", "1"), 3)
+		p.Expect(template("b", "1"), 2)
+		settle()
+		p.Forget("a")
+		p.Forget("nosuch")
+		settle()
+		want := []soulbox.Pool{{Template: "b", Name: "b", Each: each, Ready: 2, Want: 2}}
+		if got := p.Stats(); !slices.Equal(got, want) || m.count() != 2 {
+			t.Errorf("Stats() = %+v and %d are there, want %+v", got, m.count(), want)
+		}
+		p.Expect(template("a", "1"), 1)
+		time.Sleep(time.Millisecond) // it is being made
+		p.Forget("a")
+		settle()
+		if got := p.Stats(); !slices.Equal(got, want) || m.made != 6 || m.count() != 2 {
+			t.Errorf("Stats() = %+v, %d were made and %d are there, want %+v and that the sixth is gone", got, m.made, m.count(), want)
+		}
+		finish(t, m, p)
+	})
+}
+
 func TestMemoryPressure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m, p := open(t, 10)
