@@ -14,8 +14,11 @@ import (
 )
 
 const (
-	// readyEvery is how often a ready command is tried. It is E2B's.
-	readyEvery = 2 * time.Second
+	// readyFirst is after how long a ready command is tried again, and readyMost
+	// how long that becomes, doubling. The latter is E2B's. Most servers listen
+	// long before that, and who builds them waits for it.
+	readyFirst = 50 * time.Millisecond
+	readyMost  = 2 * time.Second
 	// settle is what a start command gets that nobody has said more about. It
 	// is E2B's.
 	settle = 20 * time.Second
@@ -181,10 +184,8 @@ func awaitReady(ctx context.Context, s *sandbox, b soulbox.Baking) error {
 	}
 	limited, cancel := context.WithTimeout(ctx, b.Within)
 	defer cancel()
-	next := time.NewTicker(readyEvery)
-	defer next.Stop()
 	last := "it did not end"
-	for {
+	for pause := readyFirst; ; pause = min(2*pause, readyMost) {
 		heard := &teller{}
 		exit, err := run(limited, s, b.Ready, heard)
 		switch {
@@ -198,10 +199,7 @@ func awaitReady(ctx context.Context, s *sandbox, b soulbox.Baking) error {
 			return nil
 		}
 		last = "it ended with " + ending(exit, heard.last())
-		select {
-		case <-next.C:
-		case <-limited.Done():
-		}
+		wait(limited, pause)
 	}
 }
 

@@ -34,7 +34,8 @@ type (
 )
 
 // program is what the agents' shell does: commands are "serve", which runs on
-// and remembers, "true", and what fails.
+// and remembers, "true", "third", which is true from the third time on, and what
+// fails.
 func (a *agent) program(w http.ResponseWriter, r *http.Request) {
 	guest := fake.GuestOf(r)
 	connectjson.ServerStream(func(ctx context.Context, _ http.Header, m *startMessage, out *connectjson.Sender[eventMessage]) error {
@@ -46,6 +47,13 @@ func (a *agent) program(w http.ResponseWriter, r *http.Request) {
 			_ = out.Send(&eventMessage{map[string]any{kind: body}}) // whoever asked may have gone
 		}
 		send("start", map[string]any{"pid": 1})
+		if command == "third" {
+			a.mu.Lock()
+			if a.asked++; a.asked >= 3 {
+				command = "true"
+			}
+			a.mu.Unlock()
+		}
 		switch command {
 		case "serve":
 			token, _ := guest.Recall()
@@ -240,6 +248,19 @@ func TestBakeFails(t *testing.T) {
 				t.Errorf("left behind: %v", left)
 			}
 		})
+	}
+}
+
+// A server that listens after a moment is not waited for longer than that.
+func TestBakeReadySoon(t *testing.T) {
+	w := newWorld(t)
+	n := w.open(t)
+	began := time.Now()
+	_, err := n.Bake(t.Context(), w.toBake(), soulbox.Baking{Snapshot: soulbox.NewSnapshotID(), Start: "serve", Ready: "third"}, func(soulbox.BuildLine) {})
+	w.agent.mu.Lock()
+	defer w.agent.mu.Unlock()
+	if took := time.Since(began); err != nil || w.agent.asked != 3 || took > 4*time.Second {
+		t.Errorf("Bake: %v after %v, and the ready command was run %d times, want 3", err, took, w.agent.asked)
 	}
 }
 

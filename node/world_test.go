@@ -345,6 +345,7 @@ type agent struct {
 	heard   []string // all of them
 	token   string   // of the last request
 	told    []string // what was said about the record
+	asked   int      // how often "third" was run
 }
 
 func (a *agent) ServeHTTP(w http.ResponseWriter, r *http.Request) {
