@@ -20,12 +20,12 @@ import (
 	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
-	"github.com/containerd/errdefs"
 	digest "github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispecs "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/internal/blobdir"
 	"github.com/soulbox/soulbox/internal/jsonfile"
 )
 
@@ -42,57 +42,10 @@ type base struct {
 // ref returns the name by which BuildKit reads it.
 func (b *base) ref() string { return "docker.io/soulbox/" + b.id + "@" + b.manifest.String() }
 
-// blobs is the store of a base, of which BuildKit only reads files by digest.
-type blobs struct {
-	content.Store // nil
-
-	dir string
-}
-
-func (b blobs) path(d digest.Digest) string { return filepath.Join(b.dir, blobFolder, d.Encoded()) }
-
-// Info tells how large a file is.
-func (b blobs) Info(_ context.Context, d digest.Digest) (content.Info, error) {
-	if err := d.Validate(); err != nil {
-		return content.Info{}, fmt.Errorf("%s: %w", d, errdefs.ErrInvalidArgument)
-	}
-	fi, err := os.Stat(b.path(d))
-	if errors.Is(err, os.ErrNotExist) {
-		return content.Info{}, fmt.Errorf("%s: %w", d, errdefs.ErrNotFound)
-	}
-	if err != nil {
-		return content.Info{}, err
-	}
-	return content.Info{Digest: d, Size: fi.Size(), CreatedAt: fi.ModTime(), UpdatedAt: fi.ModTime()}, nil
-}
-
-// ReaderAt opens a file.
-func (b blobs) ReaderAt(ctx context.Context, desc ocispecs.Descriptor) (content.ReaderAt, error) {
-	info, err := b.Info(ctx, desc.Digest)
-	if err != nil {
-		return nil, err
-	}
-	f, err := os.Open(b.path(desc.Digest))
-	if err != nil {
-		return nil, err
-	}
-	return blob{f, info.Size}, nil
-}
-
-type blob struct {
-	*os.File
-
-	size int64
-}
-
-// Size returns how many bytes there are to read.
-func (b blob) Size() int64 { return b.size }
-
 const (
-	layerFile  = "layer.json" // in the folder of a base; written last
-	layerPart  = ".tree"      // where an image is unpacked on the way
-	keepBases  = 8            // that were used last
-	blobFolder = "blobs/sha256"
+	layerFile = "layer.json" // in the folder of a base; written last
+	layerPart = ".tree"      // where an image is unpacked on the way
+	keepBases = 8            // that were used last
 )
 
 // base returns the template as BuildKit reads it. The layer is made once for
@@ -114,7 +67,7 @@ func (e *Engine) base(ctx context.Context, t *soulbox.Template) (*base, error) {
 	if t.Build != "" {
 		source += "@" + string(t.Build)
 	}
-	return &base{template: t, source: source, id: "soulbox-" + t.Image[:32], manifest: manifest, store: blobs{dir: dir}}, nil
+	return &base{template: t, source: source, id: "soulbox-" + t.Image[:32], manifest: manifest, store: blobdir.Store(dir)}, nil
 }
 
 // isImage reports whether s is the name of a root image, which becomes that of
@@ -143,10 +96,10 @@ func (e *Engine) layer(ctx context.Context, image, dir string) (ocispecs.Descrip
 	if err := e.Unpack(ctx, image, tree); err != nil {
 		return layer, err
 	}
-	if err := os.MkdirAll(filepath.Join(dir, blobFolder), 0o700); err != nil {
+	if err := os.MkdirAll(filepath.Join(dir, blobdir.Folder), 0o700); err != nil {
 		return layer, err
 	}
-	if layer, err = writeLayer(ctx, tree, filepath.Join(dir, blobFolder)); err != nil {
+	if layer, err = writeLayer(ctx, tree, filepath.Join(dir, blobdir.Folder)); err != nil {
 		return layer, err
 	}
 	if err := jsonfile.Replace(filepath.Join(dir, layerFile), layer); err != nil {
@@ -281,7 +234,7 @@ func writeBlob(dir, kind string, v any) (ocispecs.Descriptor, error) {
 		return ocispecs.Descriptor{}, err
 	}
 	d := ocispecs.Descriptor{MediaType: kind, Digest: digest.FromBytes(b.Bytes()), Size: int64(b.Len())}
-	path := filepath.Join(dir, blobFolder, d.Digest.Encoded())
+	path := filepath.Join(dir, blobdir.Folder, d.Digest.Encoded())
 	if _, err := os.Stat(path); err == nil {
 		return d, nil
 	}
