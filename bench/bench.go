@@ -16,7 +16,8 @@
 // Nothing. Everything that is made on the server is known to a keeper before
 // anything is done with it, and is removed when its part is over, failed or
 // interrupted. Should the program be killed, the sandboxes end by their own
-// timeout; a snapshot with a name that begins with "soulbox-bench-" may stay.
+// timeout; a snapshot or a template whose name begins with "soulbox-bench-" may
+// stay.
 package bench
 
 import (
@@ -164,6 +165,7 @@ func (r *runner) measure(ctx context.Context, report *Report) error {
 const (
 	restTime = 5 * time.Second // without one more in the pool, there will be none
 	glance   = 50 * time.Millisecond
+	closely  = 5 * time.Millisecond
 )
 
 // pool asks what waits of the template. None, if nothing is made ahead of it.
@@ -188,7 +190,10 @@ func (r *runner) pool(ctx context.Context) (p soulbox.Pool, ok bool, err error) 
 
 // settle waits until as many sandboxes wait as should, and returns how many do.
 // A pool that does not fill up, for want of memory for instance, is what it is.
-func (r *runner) settle(ctx context.Context) (ready int, err error) {
+func (r *runner) settle(ctx context.Context) (ready int, err error) { return r.filled(ctx, glance) }
+
+// filled is settle that looks again after every pause.
+func (r *runner) filled(ctx context.Context, pause time.Duration) (ready int, err error) {
 	changed := time.Now()
 	for {
 		p, ok, err := r.pool(ctx)
@@ -198,7 +203,7 @@ func (r *runner) settle(ctx context.Context) (ready int, err error) {
 		if err != nil || !ok || ready >= p.Want || time.Since(changed) > restTime {
 			return ready, err
 		}
-		if err := wait(ctx, glance); err != nil {
+		if err := wait(ctx, pause); err != nil {
 			return 0, err
 		}
 	}

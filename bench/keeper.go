@@ -27,10 +27,11 @@ type keeper struct {
 	mu        sync.Mutex
 	boxes     map[string]bool // +checklocks:mu
 	snapshots map[string]bool // +checklocks:mu
+	templates map[string]bool // +checklocks:mu
 }
 
 func newKeeper(api *client.Client, run string) *keeper {
-	return &keeper{api: api, run: run, boxes: map[string]bool{}, snapshots: map[string]bool{}}
+	return &keeper{api: api, run: run, boxes: map[string]bool{}, snapshots: map[string]bool{}, templates: map[string]bool{}}
 }
 
 // create makes a sandbox and tells how long that took. GVisor is what the
@@ -83,6 +84,36 @@ func (k *keeper) snapshot(ctx context.Context, id string) (string, error) {
 	return snap, nil
 }
 
+// build builds a template of ours and tells how long that took, from the request
+// to the news that it is ready.
+func (k *keeper) build(ctx context.Context, name string, o client.BuildOptions) (time.Duration, error) {
+	if ctx.Err() != nil {
+		return 0, context.Cause(ctx)
+	}
+	k.mu.Lock()
+	k.templates[name] = true
+	k.mu.Unlock()
+	began := time.Now()
+	started, err := k.api.Templates.Build(context.WithoutCancel(ctx), name, o)
+	if err != nil {
+		return 0, err
+	}
+	_, err = k.api.Templates.Wait(ctx, started.Template.ID, string(started.Build.ID), nil)
+	return time.Since(began), err
+}
+
+// removeTemplate removes one of ours. What is being built of it is given up.
+func (k *keeper) removeTemplate(ctx context.Context, name string) error {
+	err := k.api.Templates.Delete(context.WithoutCancel(ctx), name)
+	if err != nil && soulbox.KindOf(err) != soulbox.NotFound {
+		return err
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	delete(k.templates, name)
+	return nil
+}
+
 // clear removes everything, also after ctx has ended. What it could not remove
 // it still knows.
 func (k *keeper) clear(ctx context.Context) error {
@@ -98,12 +129,15 @@ func (k *keeper) clear(ctx context.Context) error {
 		k.hold(info.ID)
 	}
 	k.mu.Lock()
-	var boxes, snapshots []string
+	var boxes, snapshots, templates []string
 	for id := range k.boxes {
 		boxes = append(boxes, id)
 	}
 	for id := range k.snapshots {
 		snapshots = append(snapshots, id)
+	}
+	for name := range k.templates {
+		templates = append(templates, name)
 	}
 	k.mu.Unlock()
 	failed = errors.Join(failed, inParallel(hands, len(boxes), func(i int) error { return k.kill(ctx, boxes[i]) }))
@@ -116,6 +150,9 @@ func (k *keeper) clear(ctx context.Context) error {
 		k.mu.Lock()
 		delete(k.snapshots, id)
 		k.mu.Unlock()
+	}
+	for _, name := range templates {
+		failed = errors.Join(failed, k.removeTemplate(ctx, name))
 	}
 	return failed
 }

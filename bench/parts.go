@@ -17,6 +17,10 @@ var parts = []part{
 	{[]head{{"create-cold", millis, "create from a snapshot"}}, createCold},
 	{[]head{{"create-boot", millis, "create, none waits"}}, createBoot},
 	{[]head{{"first-command", millis, "create and the first command's result"}}, firstCommand},
+	{[]head{{"template-create-warm", millis, "create of a template with a server running, one waits"}}, baked(expected(1, createWarm))},
+	{[]head{{"template-create-cold", millis, "the same, none waits: from its snapshot"}}, baked(createBoot)},
+	{[]head{{"template-first-request", millis, "the same, and the first answer of the server in it"}}, baked(expected(1, firstRequest))},
+	{[]head{{"pool-refill", millis, "until as many wait again, per sandbox"}}, baked(expected(5, refill))},
 	{[]head{{"burst-20", millis, "20 creates at once, each"}}, burst(20)},
 	{[]head{{"burst-100", millis, "100 creates at once, each"}}, burst(100)},
 	{[]head{
@@ -53,6 +57,21 @@ var parts = []part{
 		{"file-up", mbPerS, "file into a sandbox"},
 		{"file-down", mbPerS, "file out of a sandbox"},
 	}, files},
+	{[]head{
+		{"build-cold", millis, "build, no step known, to a running server's snapshot"},
+		{"build-cached", millis, "the same, nothing has changed"},
+		{"build-step", millis, "the same, the last step has changed"},
+		{"build-step-plain", millis, "the same, without a server and a snapshot"},
+		{"build-snapshot", megabytes, "snapshot of a build, on disk"},
+	}, building(builds)},
+	{[]head{
+		{"buildkit-cold", millis, "BuildKit alone, same recipe, no step known"},
+		{"buildkit-cached", millis, "the same, nothing has changed"},
+		{"buildkit-step", millis, "the same, the last step has changed"},
+		{"docker-build-cold", millis, "docker build, same recipe, no step known"},
+		{"docker-build-cached", millis, "the same, nothing has changed"},
+		{"docker-build-step", millis, "the same, the last step has changed"},
+	}, rivals},
 	{[]head{
 		{"docker-run", millis, "docker run, same root, same command"},
 		{"docker-exec", millis, "docker exec, same root, same command"},

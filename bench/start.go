@@ -150,8 +150,21 @@ func createAnew(ctx context.Context, r *runner, rows []*Row) error {
 const doNothing = "true"
 
 func firstCommand(ctx context.Context, r *runner, rows []*Row) error {
+	return first(ctx, r, rows[0], func(ctx context.Context, sb *client.Sandbox) error {
+		_, err := sb.Run(ctx, doNothing, client.RunOptions{})
+		return err
+	})
+}
+
+// firstRequest is for templates that have a server running.
+func firstRequest(ctx context.Context, r *runner, rows []*Row) error {
+	return first(ctx, r, rows[0], request)
+}
+
+// first measures creates, each with what is done first with the sandbox.
+func first(ctx context.Context, r *runner, row *Row, do func(context.Context, *client.Sandbox) error) error {
 	found := 0
-	err := r.times(ctx, rows[0], 1, r.Samples, func() (time.Duration, error) {
+	err := r.times(ctx, row, 1, r.Samples, func() (time.Duration, error) {
 		ready, err := r.settle(ctx)
 		if err != nil {
 			return 0, err
@@ -164,7 +177,7 @@ func firstCommand(ctx context.Context, r *runner, rows []*Row) error {
 		if err != nil {
 			return 0, err
 		}
-		_, err = sb.Run(ctx, doNothing, client.RunOptions{})
+		err = do(ctx, sb)
 		took := time.Since(began)
 		if err != nil {
 			return 0, err
@@ -172,7 +185,7 @@ func firstCommand(ctx context.Context, r *runner, rows []*Row) error {
 		return took, r.keep.kill(ctx, sb.ID)
 	})
 	if r.class == soulbox.GVisor { // others are not made ahead
-		rows[0].Note = fmt.Sprintf("one waited in %d of %d", found, rows[0].WarmUp+r.Samples)
+		row.Note = fmt.Sprintf("one waited in %d of %d", found, row.WarmUp+r.Samples)
 	}
 	return err
 }

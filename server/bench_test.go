@@ -3,6 +3,7 @@ package server_test
 import (
 	"encoding/json"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -71,12 +72,26 @@ func TestBench(t *testing.T) {
 		}
 		t.Errorf("snapshot %s is left, a %s", snap.ID, snap.Kind)
 	}
+	templates, err := c.Templates.List(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tpl := range templates {
+		if !tpl.House {
+			t.Errorf("template %s is left", tpl.Name)
+		}
+	}
 	pools, err := c.Sandboxes.Pools(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(pools.Pools) != 1 || pools.Pools[0].Name != "base" || pools.Pools[0].Hits == 0 || pools.Pools[0].Misses == 0 || pools.Budget == 0 {
 		t.Errorf("pools = %+v, want those of base, of which were taken, and which were empty", pools)
+	}
+	for _, pattern := range []string{"/sys/fs/cgroup/soulbox-bench-*", "/sys/fs/cgroup/*/soulbox-bench-*"} {
+		if left, err := filepath.Glob(pattern); err != nil || len(left) > 0 {
+			t.Errorf("cgroups of BuildKit are left: %v, %v", left, err)
+		}
 	}
 	s.Stop(t)
 	s.WantNothingLeft(t)

@@ -85,7 +85,7 @@ func run(ctx context.Context, asJSON bool, samples int, data string, soaking tim
 	if err != nil {
 		return err
 	}
-	boot, err := measured(ctx, srv, samples, "create-boot", "burst-20", "burst-100")
+	boot, err := measured(ctx, srv, samples, "create-boot", "template-create-cold", "template-first-request", "burst-20", "burst-100")
 	if err != nil {
 		return err
 	}

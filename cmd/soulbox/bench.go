@@ -14,9 +14,9 @@ func benchCommand(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench [flags]",
 		Short: "Measure a server, from here",
-		Long: "Measure a server, from here. It makes up to 120 sandboxes at once and removes all\n" +
-			"that it has made, also when it is interrupted. Figures mean little while something\n" +
-			"else is at work on the machine. The rows:\n\n" + benchRows(),
+		Long: "Measure a server, from here. It makes up to 120 sandboxes at once, builds\n" +
+			"templates, and removes all that it has made, also when it is interrupted.\n" +
+			"Figures mean little while something else is at work on the machine. The rows:\n\n" + benchRows(),
 		Example: "  soulbox bench --rows create-warm,command\n" +
 			"  soulbox bench --json > figures.json",
 		Args: noArgs,
