@@ -284,6 +284,7 @@ func TestRegisterBuilds(t *testing.T) {
 		t.Errorf("rolled back to %s, want 1.0.0, because 1.1.0 is deprecated", back.Version)
 	}
 	s.get(t, "ours", "DELETE", "/v1/templates/mine/tags/next", "", 204, nil)
+	wantFailure(t, ask(s, "DELETE", "/v1/templates/mine/tags/next", "", "ours"), 404, "tag 'next' does not exist for template 'mine'")
 	wantFailure(t, ask(s, "POST", "/v1/templates/mine/promote", `{"to":"next"}`, "ours"), 404, "tag 'next' does not exist")
 	wantFailure(t, ask(s, "POST", "/v1/templates/mine/promote", `{"to":"3"}`, "ours"), 404, "no version 3")
 	wantFailure(t, ask(s, "POST", "/v1/templates/mine/promote", `{"to":"`+broken.ID+`"}`, "ours"), 404, "")

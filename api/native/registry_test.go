@@ -232,6 +232,7 @@ func TestTemplateRefused(t *testing.T) {
 		{"POST", one + "/rollback", `{"to":1}`, 400, "to must be a string"},
 		{"DELETE", one + "/tags/a%20b", "", 400, "a tag has 1 to 128"},
 		{"DELETE", one + "/tags/default", "", 400, "cannot be removed"},
+		{"DELETE", one + "/tags/nosuch", "", 404, "tag 'nosuch' does not exist"},
 		{"GET", one + "/facts?at=none", "", 404, "tag 'none' does not exist"},
 		{"GET", one + "/facts?at=a+b", "", 400, "is not a tag"},
 		{"GET", one + "/sbom?at=a+b", "", 400, "is not a tag"},

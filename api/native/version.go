@@ -3,6 +3,7 @@ package native
 import (
 	"cmp"
 	"net/http"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -154,6 +155,8 @@ func (n *templateRoom) tags(w http.ResponseWriter, r *http.Request, who soulbox.
 	return api.Answer(w, http.StatusOK, tagList{Tags: tagsOf(tags)})
 }
 
+// removeTag takes a tag away. One that there is not is told, so that whoever
+// has mistyped it notices.
 func (n *templateRoom) removeTag(w http.ResponseWriter, r *http.Request, who soulbox.Actor) error {
 	tag, err := soulbox.ParseTag(r.PathValue("tag"))
 	if err != nil {
@@ -163,8 +166,15 @@ func (n *templateRoom) removeTag(w http.ResponseWriter, r *http.Request, who sou
 	if err != nil {
 		return err
 	}
+	tags, err := n.registry.Tags(r.Context(), who.Team, t.ID)
+	if err != nil {
+		return err
+	}
 	if err := n.registry.RemoveTags(r.Context(), who.Team, whole(t), []string{tag}); err != nil {
 		return err
+	}
+	if !slices.ContainsFunc(tags, func(have soulbox.Tag) bool { return have.Name == tag }) {
+		return soulbox.TemplateRef{Name: t.Name, Tag: tag}.NoBuild()
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil

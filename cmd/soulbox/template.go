@@ -27,6 +27,7 @@ func templateCommand(c *cli) *cobra.Command {
 		versionsCommand(c),
 		templateDiffCommand(c),
 		promoteCommand(c),
+		untagCommand(c),
 		templateRollbackCommand(c),
 		deprecateCommand(c),
 		searchCommand(c),

@@ -416,6 +416,20 @@ func promoteCommand(c *cli) *cobra.Command {
 	return cmd
 }
 
+func untagCommand(c *cli) *cobra.Command {
+	return &cobra.Command{
+		Use:   "untag NAME TAG",
+		Short: "Remove a tag; the version that it leads to stays",
+		Long: "Remove a tag. The version that it leads to stays, and so do sandboxes that were made by\n" +
+			"it. The tag \"default\" cannot be removed, but be led elsewhere by `template promote`.",
+		Args:              wantArgs(2, 2),
+		ValidArgsFunction: c.completeTags,
+		RunE: c.asking(func(ctx context.Context, api *client.Client, args []string) error {
+			return api.Templates.RemoveTag(ctx, args[0], args[1])
+		}),
+	}
+}
+
 func templateRollbackCommand(c *cli) *cobra.Command {
 	return &cobra.Command{
 		Use:   "rollback NAME [VERSION]",
@@ -486,6 +500,23 @@ func (c *cli) completeVersions(cmd *cobra.Command, args []string, word string) (
 			}
 		}
 		slices.Sort(list)
+		return list, err
+	})(cmd, args, word)
+}
+
+// completeTags completes the names of templates, then the tags that can be removed.
+func (c *cli) completeTags(cmd *cobra.Command, args []string, word string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	if len(args) == 0 {
+		return c.completeTemplates(cmd, args, word)
+	}
+	return c.complete(func(ctx context.Context, api *client.Client, args []string) ([]cobra.Completion, error) {
+		tags, err := api.Templates.Tags(ctx, args[0])
+		var list []cobra.Completion
+		for _, t := range tags {
+			if t.Name != soulbox.DefaultTag {
+				list = append(list, cobra.CompletionWithDesc(t.Name, string(t.Build)))
+			}
+		}
 		return list, err
 	})(cmd, args, word)
 }
