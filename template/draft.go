@@ -28,14 +28,24 @@ func (r *Registry) Draft(ctx context.Context, team soulbox.TeamID, name string, 
 	if err := r.canBuild(); err != nil {
 		return nil, nil, err
 	}
-	return r.draft(ctx, soulbox.BuildRequest{Team: team, Name: name, Tags: tags, Size: size})
+	req := soulbox.BuildRequest{Team: team, Name: name, Tags: tags, Size: size}
+	owner, err := r.ownerOf(ctx, req)
+	if err != nil {
+		return nil, nil, err
+	}
+	return r.draft(ctx, owner, req)
 }
 
-func (r *Registry) draft(ctx context.Context, req soulbox.BuildRequest) (*soulbox.Template, *soulbox.Build, error) {
+// ownerOf returns the team that asks for a build.
+func (r *Registry) ownerOf(ctx context.Context, req soulbox.BuildRequest) (*soulbox.Team, error) {
 	owner, err := r.Store.Team(ctx, req.Team)
 	if err != nil {
-		return nil, nil, fmt.Errorf("draft build of %.200q: %w", req.Name, err)
+		return nil, fmt.Errorf("draft build of %.200q: %w", req.Name, err)
 	}
+	return owner, nil
+}
+
+func (r *Registry) draft(ctx context.Context, owner *soulbox.Team, req soulbox.BuildRequest) (*soulbox.Template, *soulbox.Build, error) {
 	plain, tags, err := nameAndTags(req.Name, owner, req.Tags)
 	if err != nil {
 		return nil, nil, err
@@ -68,7 +78,7 @@ func (r *Registry) draft(ctx context.Context, req soulbox.BuildRequest) (*soulbo
 		return nil, nil, soulbox.Errorf(soulbox.Exhausted, "your team has %d builds that are not over, and may have %d; wait for some, or cancel them", n, maxUnended)
 	}
 	at := now()
-	t := &soulbox.Template{ID: newID(), Team: req.Team, Name: plain, Size: size, CreatedAt: at, UpdatedAt: at}
+	t := &soulbox.Template{ID: newID(), Team: req.Team, Name: plain, Public: req.Team == house, Size: size, CreatedAt: at, UpdatedAt: at}
 	b := &soulbox.Build{ID: soulbox.NewBuildID(), Team: req.Team, State: soulbox.BuildWaiting, CreatedAt: at, Tags: tags, Bump: req.Bump, Size: size, Isolation: class}
 	if t, err = r.Store.InsertDraft(ctx, t, b); err != nil {
 		return nil, nil, err
@@ -236,6 +246,14 @@ func (r *Registry) Request(ctx context.Context, req soulbox.BuildRequest) (*soul
 	if err := r.canBuild(); err != nil {
 		return nil, nil, err
 	}
+	owner, err := r.ownerOf(ctx, req)
+	if err != nil {
+		return nil, nil, err
+	}
+	return r.request(ctx, owner, req)
+}
+
+func (r *Registry) request(ctx context.Context, owner *soulbox.Team, req soulbox.BuildRequest) (*soulbox.Template, *soulbox.Build, error) {
 	s := secrets{Logins: req.Logins, Values: req.Secrets}
 	if err := r.check(ctx, req.Team, req.Recipe, s); err != nil {
 		return nil, nil, err
@@ -243,7 +261,7 @@ func (r *Registry) Request(ctx context.Context, req soulbox.BuildRequest) (*soul
 	if _, err := soulbox.ParseBump(string(req.Bump)); err != nil {
 		return nil, nil, err
 	}
-	t, b, err := r.draft(ctx, req)
+	t, b, err := r.draft(ctx, owner, req)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -19,3 +19,6 @@ const MaxLog = maxLog
 
 // Silence sets after what time without a line who watches a build is told so.
 func Silence(r *Registry, d time.Duration) { r.news.silence = d }
+
+// Again sets after what time a template of the house is tried again that failed.
+func Again(r *Registry, d time.Duration) { r.again = d }

@@ -62,6 +62,17 @@ func (r *Registry) SetListing(ctx context.Context, team soulbox.TeamID, id soulb
 	if _, err := r.find(ctx, team, id, toChange); err != nil {
 		return nil, err
 	}
+	if err := checkListing(c); err != nil {
+		return nil, err
+	}
+	if err := r.Store.SetListing(ctx, id, c, now()); err != nil {
+		return nil, err
+	}
+	return r.Store.Listing(ctx, id, team)
+}
+
+// checkListing says what a template must not tell.
+func checkListing(c soulbox.ListingChange) error {
 	for _, text := range []struct {
 		what string
 		s    *string
@@ -71,7 +82,7 @@ func (r *Registry) SetListing(ctx context.Context, team soulbox.TeamID, id soulb
 			continue
 		}
 		if err := checkText(text.what, *text.s, text.most); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	for what, list := range map[string]*[]string{"categories": c.Categories, "keywords": c.Keywords} {
@@ -79,18 +90,15 @@ func (r *Registry) SetListing(ctx context.Context, team soulbox.TeamID, id soulb
 			continue
 		}
 		if len(*list) > maxWords {
-			return nil, soulbox.Errorf(soulbox.Invalid, "a template may have %d %s, not %d", maxWords, what, len(*list))
+			return soulbox.Errorf(soulbox.Invalid, "a template may have %d %s, not %d", maxWords, what, len(*list))
 		}
 		for _, s := range *list {
 			if !category.MatchString(s) {
-				return nil, soulbox.Errorf(soulbox.Invalid, "%.100q cannot be among the %s: they have 1 to 40 of a-z, 0-9, '-', '_', '.' and '+'", s, what)
+				return soulbox.Errorf(soulbox.Invalid, "%.100q cannot be among the %s: they have 1 to 40 of a-z, 0-9, '-', '_', '.' and '+'", s, what)
 			}
 		}
 	}
-	if err := r.Store.SetListing(ctx, id, c, now()); err != nil {
-		return nil, err
-	}
-	return r.Store.Listing(ctx, id, team)
+	return nil
 }
 
 // somebodyElses returns a template that a team sees and does not have. What

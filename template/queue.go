@@ -57,6 +57,9 @@ func (r *Registry) Start(ctx context.Context) error {
 			}
 		})
 	}
+	if len(r.House) > 0 {
+		r.wg.Go(func() { r.keepHouse(r.life) })
+	}
 	r.hint()
 	return nil
 }

@@ -69,6 +69,7 @@ import (
 //	worker  one for each build at a time
 //	prune   forgets what is old
 //	rebake  once at start: makes snapshots of older versions again
+//	house   once at start: has the house's templates built that are not
 type Registry struct {
 	Options
 
@@ -90,6 +91,8 @@ type Registry struct {
 
 	uploading map[soulbox.TeamID]int // +checklocks:mu
 
+	again time.Duration // after what time one of House is tried again that failed; houseFirst, but in tests
+
 	packing int // images that may be there and that no record names yet; guarded by turn
 }
 
@@ -109,6 +112,10 @@ type Options struct {
 	// Allowed are the classes of isolation that templates may have besides
 	// gVisor.
 	Allowed []soulbox.Isolation
+
+	// House are the templates that are kept built for every team. One that is
+	// here no longer stays as it is.
+	House []soulbox.HouseTemplate
 
 	Workers int           // builds at the same time; 0: 1
 	Time    time.Duration // that one build may take, without its start command; 0: an hour
@@ -249,7 +256,7 @@ func Open(o Options) (*Registry, error) {
 	}
 	r := &Registry{
 		Options: o, turn: make(chan struct{}, 1), lining: make(chan struct{}, 1), wake: make(chan struct{}, 1),
-		logs: logs{dir: o.BuildDir, open: map[soulbox.BuildID]*buildLog{}}, going: map[soulbox.BuildID]*going{}, uploading: map[soulbox.TeamID]int{}, news: newNews(),
+		logs: logs{dir: o.BuildDir, open: map[soulbox.BuildID]*buildLog{}}, going: map[soulbox.BuildID]*going{}, uploading: map[soulbox.TeamID]int{}, news: newNews(), again: houseFirst,
 	}
 	r.life, r.end = context.WithCancel(context.Background())
 	return r, nil

@@ -17,8 +17,8 @@ import (
 	"github.com/soulbox/soulbox/template/facts"
 )
 
-// An engine makes real images of recipes in a language of its own. Its steps are
-// RUN with one of:
+// An engine makes real images of recipes in a language of its own. Its steps, in
+// a Dockerfile the lines of such, are RUN with one of:
 //
 //	write NAME TEXT    a file
 //	install NAME VER   a package of dpkg
@@ -66,7 +66,13 @@ func (e *engine) Build(ctx context.Context, job buildkit.Job, say func(soulbox.B
 		base = "a Dockerfile"
 	}
 	say(soulbox.BuildLine{Step: "base", Message: "FROM " + base})
-	for i, s := range job.Recipe.Steps {
+	steps := job.Recipe.Steps
+	for line := range strings.Lines(job.Recipe.Dockerfile) {
+		if command, ok := strings.CutPrefix(line, "RUN "); ok {
+			steps = append(steps, soulbox.Step{Kind: soulbox.StepRun, Args: []string{strings.TrimSpace(command)}})
+		}
+	}
+	for i, s := range steps {
 		step := fmt.Sprint(i + 1)
 		say(soulbox.BuildLine{Step: step, Message: string(s.Kind) + " " + strings.Join(s.Args, " ")})
 		if s.Files != "" {
