@@ -1,13 +1,20 @@
-// Package templates holds the templates that SoulBox brings along, as recipes,
-// and builds them.
+// Package templates holds the templates that SoulBox brings along, as recipes.
 //
-// There is one: base, a Debian made of Debian's own packages, for machines that
-// reach no container registry. Its recipe is plain text in the folder base:
+// It builds one of them: base, a Debian made of Debian's own packages, for
+// machines that reach no container registry. Its recipe is plain text in the
+// folder base:
 //
 //	packages   what is installed
 //	dpkg.cfg   what is left out of each package
 //	remove     what is removed afterwards
 //	files/     what is put on top
+//
+// The others are built on that, by the builder that everybody's templates are
+// built by, where an operator wants them. Each has a folder with its name:
+//
+//	Dockerfile      how it is made; without a context, so there are no other files
+//	template.yaml   what is said about it, and what is left running in it
+//	README.md       what people read about it
 //
 // What every SoulBox root file system gets, whatever it is made of (the user,
 // the agent, sudo, profiles), is no part of a recipe.

@@ -1,0 +1,93 @@
+package templates
+
+import (
+	"embed"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/soulbox/soulbox"
+)
+
+//go:embed go httpbin node python
+var house embed.FS
+
+// House returns the templates that are built on base, by name.
+func House() ([]soulbox.HouseTemplate, error) {
+	entries, err := house.ReadDir(".")
+	if err != nil {
+		return nil, err
+	}
+	all := make([]soulbox.HouseTemplate, len(entries))
+	for i, e := range entries {
+		folder, err := fs.Sub(house, e.Name())
+		if err == nil {
+			all[i], err = read(folder, e.Name())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read template %s: %w", e.Name(), err)
+		}
+	}
+	return all, nil
+}
+
+// Choose returns those of the templates with the given names, each once.
+func Choose(names []string) ([]soulbox.HouseTemplate, error) {
+	all, err := House()
+	if err != nil {
+		return nil, err
+	}
+	var chosen []soulbox.HouseTemplate
+	for i, name := range names {
+		at := slices.IndexFunc(all, func(h soulbox.HouseTemplate) bool { return h.Name == name })
+		if at < 0 {
+			var known []string
+			for _, h := range all {
+				known = append(known, h.Name)
+			}
+			return nil, soulbox.Errorf(soulbox.Invalid, "%.80q is none of the templates %s", name, strings.Join(known, ", "))
+		}
+		if !slices.Contains(names[:i], name) {
+			chosen = append(chosen, all[at])
+		}
+	}
+	return chosen, nil
+}
+
+// about is what template.yaml says.
+type about struct {
+	Description string   `yaml:"description"`
+	Categories  []string `yaml:"categories"`
+	Keywords    []string `yaml:"keywords"`
+	Licence     string   `yaml:"licence"` // of what it is about, as SPDX names it
+	Start       string   `yaml:"start"`   // left running in every sandbox
+	Ready       string   `yaml:"ready"`   // succeeds once that can be used
+}
+
+// read reads the folder of a template.
+func read(folder fs.FS, name string) (soulbox.HouseTemplate, error) {
+	var text [3]string
+	for i, file := range []string{"Dockerfile", "README.md", "template.yaml"} {
+		b, err := fs.ReadFile(folder, file)
+		if err != nil {
+			return soulbox.HouseTemplate{}, err
+		}
+		text[i] = string(b)
+	}
+	var a about
+	in := yaml.NewDecoder(strings.NewReader(text[2]))
+	in.KnownFields(true) // a misspelt one is not silently ignored
+	if err := in.Decode(&a); err != nil {
+		return soulbox.HouseTemplate{}, fmt.Errorf("template.yaml: %w", err)
+	}
+	return soulbox.HouseTemplate{
+		Name:   name,
+		Recipe: soulbox.Recipe{Dockerfile: text[0], Start: a.Start, Ready: a.Ready},
+		Listing: soulbox.ListingChange{
+			Description: &a.Description, Readme: &text[1], Licence: &a.Licence, Categories: &a.Categories, Keywords: &a.Keywords,
+		},
+	}, nil
+}

@@ -1,0 +1,96 @@
+package templates
+
+import (
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/soulbox/soulbox"
+)
+
+func TestHouse(t *testing.T) {
+	all, err := House()
+	if err != nil {
+		t.Fatalf("House: %v", err)
+	}
+	var names []string
+	for _, h := range all {
+		names = append(names, h.Name)
+		if ref, err := soulbox.ParseTemplateRef(h.Name); err != nil || ref != (soulbox.TemplateRef{Name: h.Name}) {
+			t.Errorf("%s is no plain name: %+v, %v", h.Name, ref, err)
+		}
+		if !strings.HasPrefix(h.Recipe.Dockerfile, "FROM base\n") || !strings.Contains(h.Recipe.Dockerfile, "--no-install-recommends") || !strings.Contains(h.Recipe.Dockerfile, "rm -rf /var/lib/apt/lists/*") {
+			t.Errorf("%s is not built on base, or is not lean:\n%s", h.Name, h.Recipe.Dockerfile)
+		}
+		if (h.Recipe.Start == "") != (h.Recipe.Ready == "") {
+			t.Errorf("%s starts %q and is ready by %q", h.Name, h.Recipe.Start, h.Recipe.Ready)
+		}
+		l := h.Listing
+		if *l.Description == "" || *l.Licence == "" || len(*l.Categories) == 0 || len(*l.Keywords) == 0 || !strings.HasPrefix(*l.Readme, "# "+h.Name+"\n") {
+			t.Errorf("%s does not say what it is: %q, %q, %q, %q, %q", h.Name, *l.Description, *l.Licence, *l.Categories, *l.Keywords, *l.Readme)
+		}
+	}
+	if diff := cmp.Diff([]string{"go", "httpbin", "node", "python"}, names); diff != "" {
+		t.Errorf("templates (-want +got):\n%s", diff)
+	}
+}
+
+func TestChoose(t *testing.T) {
+	for _, tt := range []struct{ ask, want []string }{
+		{nil, nil},
+		{[]string{"python", "go"}, []string{"python", "go"}},
+		{[]string{"node", "node", "go", "node"}, []string{"node", "go"}},
+	} {
+		got, err := Choose(tt.ask)
+		var names []string
+		for _, h := range got {
+			names = append(names, h.Name)
+		}
+		if diff := cmp.Diff(tt.want, names); err != nil || diff != "" {
+			t.Errorf("Choose(%q): %v (-want +got):\n%s", tt.ask, err, diff)
+		}
+	}
+	for _, name := range []string{"", "base", "Python", "python@1", "../base", ".", strings.Repeat("x", 1000)} {
+		got, err := Choose([]string{"go", name})
+		if got != nil || soulbox.KindOf(err) != soulbox.Invalid || len(err.Error()) > 200 || !strings.Contains(err.Error(), "none of the templates go, httpbin, node, python") {
+			t.Errorf("Choose(go, %.20q) = %v, %v; want Invalid and which there are", name, got, err)
+		}
+	}
+}
+
+func TestRead(t *testing.T) {
+	file := func(s string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(s)} }
+	whole := fstest.MapFS{
+		"Dockerfile": file("FROM base\n"), "README.md": file("# it\n"),
+		"template.yaml": file("description: what it is\ncategories: [a, b]\nkeywords: [c]\nlicence: MIT\nstart: serve\nready: ask\n"),
+	}
+	got, err := read(whole, "it")
+	want := soulbox.HouseTemplate{
+		Name: "it", Recipe: soulbox.Recipe{Dockerfile: "FROM base\n", Start: "serve", Ready: "ask"},
+		Listing: soulbox.ListingChange{
+			Description: new("what it is"), Readme: new("# it\n"), Licence: new("MIT"), Categories: &[]string{"a", "b"}, Keywords: &[]string{"c"},
+		},
+	}
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("read: %v (-want +got):\n%s", err, diff)
+	}
+	for name, text := range map[string]string{"misspelt": "descripton: x\n", "empty": "", "no YAML": "{", "a list": "- a\n", "no text": "start: [a]\n"} {
+		folder := fstest.MapFS{"Dockerfile": whole["Dockerfile"], "README.md": whole["README.md"], "template.yaml": file(text)}
+		if got, err := read(folder, "it"); err == nil {
+			t.Errorf("read with a template.yaml that is %s = %+v", name, got)
+		}
+	}
+	for name := range whole {
+		folder := fstest.MapFS{}
+		for other, f := range whole {
+			if other != name {
+				folder[other] = f
+			}
+		}
+		if got, err := read(folder, "it"); err == nil {
+			t.Errorf("read without %s = %+v", name, got)
+		}
+	}
+}
