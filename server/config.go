@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/templates"
 )
 
 // Config is everything that an operator can say. The zero value of a field is
@@ -53,6 +54,10 @@ type Config struct {
 	Registries []string `koanf:"registries"`
 	// RegistryMirrors says where builds ask before a registry, such as docker.io.
 	RegistryMirrors map[string][]string `koanf:"registry_mirrors"`
+
+	// Templates are the house's, besides base, that are built in the background
+	// and kept built.
+	Templates []string `koanf:"templates"`
 
 	// Builds is how many templates are built at the same time, BuildMinutes how
 	// long each may take, BuildCacheMB the disk for what is kept of them.
@@ -163,6 +168,9 @@ func (c Config) check() error {
 		if _, err := soulbox.ParseIsolation(s); err != nil {
 			return soulbox.Errorf(soulbox.Invalid, "isolation: %q is none of gvisor and runc", s)
 		}
+	}
+	if _, err := templates.Choose(c.Templates); err != nil {
+		return soulbox.Errorf(soulbox.Invalid, "templates: %w", err)
 	}
 	for _, n := range []struct {
 		name             string

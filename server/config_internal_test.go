@@ -45,6 +45,7 @@ func TestConfigKeepsWhatIsSet(t *testing.T) {
 		Cache: "/cache", Network: "10.200.0.0/16", Resolver: "9.9.9.9", MaxSandboxes: 3, MaxHours: 1, MemoryMB: 128, CPUs: 1, DiskMB: 64, WarmMB: -1, SnapshotsMB: 7, ReadyNetworks: 2,
 		Builds: 3, BuildMinutes: 5, BuildCacheMB: 512, BuildMemoryMB: 256, BuildDiskMB: 100,
 		Registries: []string{"10.0.0.1:5000"}, RegistryMirrors: map[string][]string{"docker.io": {"http://10.0.0.1:5000"}},
+		Templates: []string{"python", "go"},
 		Isolation: []string{"gvisor", "runc"}, Version: "1", Fault: "create/recorded",
 	}
 	if got, err := want.filled(); err != nil || !cmp.Equal(got, want) {
@@ -101,6 +102,9 @@ func TestConfigRefuses(t *testing.T) {
 		{"builds: no cache", func(c *Config) { c.BuildCacheMB = 255 }, "build_cache_mb is 255; it can be 256 to 1073741824"},
 		{"builds: little memory", func(c *Config) { c.BuildMemoryMB = 127 }, "build_memory_mb is 127; it can be 128 to 1048576"},
 		{"builds: little disk", func(c *Config) { c.BuildDiskMB = 63 }, "build_disk_mb is 63; it can be 64 to 1073741824"},
+		{"templates: unknown", func(c *Config) { c.Templates = []string{"go", "cobol"} }, `templates: "cobol" is none of the templates go, httpbin, node, python`},
+		{"templates: what is there anyway", func(c *Config) { c.Templates = []string{"base"} }, `templates: "base" is none of`},
+		{"templates: a path", func(c *Config) { c.Templates = []string{"../base"} }, "is none of"},
 		{"disk: too little", func(c *Config) { c.DiskMB = 63 }, "disk_mb is 63; it can be 64 to 1073741824"},
 	}
 	for _, tt := range tests {

@@ -40,6 +40,7 @@ import (
 	"github.com/soulbox/soulbox/store/sqlite"
 	"github.com/soulbox/soulbox/team"
 	"github.com/soulbox/soulbox/template"
+	"github.com/soulbox/soulbox/templates"
 )
 
 // A Server is one SoulBox.
@@ -149,17 +150,21 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 	if err != nil {
 		return nil, err
 	}
+	house, err := templates.Choose(cfg.Templates)
+	if err != nil {
+		return nil, err
+	}
 	building := template.Options{
 		Log: log, Store: db, Packer: packer{images}, Baker: machine, Seed: seed, Faults: faults,
 		Dir: filepath.Join(cfg.Data, "work"), BuildDir: filepath.Join(cfg.Data, "builds"),
-		Defaults: cfg.size(), Allowed: cfg.allowed(),
+		Defaults: cfg.size(), Allowed: cfg.allowed(), House: house,
 		Workers: cfg.Builds, Time: time.Duration(cfg.BuildMinutes) * time.Minute, Step: cfg.step(),
 	}
 	if engine != nil {
 		s.undo.Push(engine.Close)
 		building.Engine = engine
 	}
-	templates, err := template.Open(building)
+	register, err := template.Open(building)
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +187,7 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 		return nil, err
 	}
 	s.owner = owner.ID
-	if err := ensureBase(ctx, templates, cfg.Base, progress); err != nil {
+	if err := ensureBase(ctx, register, cfg.Base, progress); err != nil {
 		return nil, err
 	}
 	base, err := db.TemplateByName(ctx, "", "base")
@@ -194,10 +199,10 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 		return nil, err
 	}
 	s.undo.Push(sandboxes.Close)
-	if err := templates.Start(ctx); err != nil {
+	if err := register.Start(ctx); err != nil {
 		return nil, err
 	}
-	s.undo.Push(templates.Close)
+	s.undo.Push(register.Close)
 	if err := usage.Start(ctx); err != nil {
 		return nil, err
 	}
@@ -209,17 +214,17 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 
 	// Asking.
 	routes := append(
-		e2b.Routes(sandboxes, s.teams, templates, e2b.Options{Domain: cfg.Domain, Seed: seed, Disk: cfg.size().Disk}),
+		e2b.Routes(sandboxes, s.teams, register, e2b.Options{Domain: cfg.Domain, Seed: seed, Disk: cfg.size().Disk}),
 		native.Routes(sandboxes, s.teams, native.Options{Version: cfg.Version, Domain: cfg.Domain, Pools: machine})...,
 	)
-	routes = slices.Concat(routes, native.SessionRoutes(sessions), native.TemplateRoutes(templates, nil))
+	routes = slices.Concat(routes, native.SessionRoutes(sessions), native.TemplateRoutes(register, nil))
 	control, err := api.New(log, s.teams, routes, api.Options{Metrics: metrics})
 	if err != nil {
 		return nil, err
 	}
 	front := api.NewServer(door.Handler(control), log)
 	front.RegisterOnShutdown(sessions.Disconnect) // their streams end only when they are told to
-	front.RegisterOnShutdown(templates.Disconnect)
+	front.RegisterOnShutdown(register.Disconnect)
 	s.serve(front, s.lis)
 	if cfg.Metrics != "off" {
 		lis, err := listen.Listen(ctx, "tcp", cfg.Metrics)
