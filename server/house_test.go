@@ -60,7 +60,7 @@ func TestHouse(t *testing.T) {
 				`echo '#include <Python.h>' | gcc -c -x c -o x.o $(python3-config --includes) - && ls x.o`,
 			`^pip \d+.* from /home/user/v/lib/.*\(python 3\.\d+\)\n45\nx\.o\n$`,
 		},
-		{"node", `npm --version && node -e 'console.log(6 * 7)' && npm init -y >/dev/null && npm pkg get name`, `^\d+\.\d+\.\d+\n42\n"user"\n$`},
+		{"node", `node --version && npm --version && node -e 'console.log(6 * 7)' && npm init -y >/dev/null && npm pkg get name`, `^v\d+\.\d+\.\d+\n\d+\.\d+\.\d+\n42\n"user"\n$`},
 		{
 			"go",
 			`go version && mkdir hello && cd hello && go mod init hello 2>/dev/null && printf 'package main\n\nfunc main() { println("hello from", "Go") }\n' >main.go && ` +
