@@ -76,10 +76,10 @@ func TestRead(t *testing.T) {
 	if diff := cmp.Diff(want, got); err != nil || diff != "" {
 		t.Errorf("read: %v (-want +got):\n%s", err, diff)
 	}
-	for name, text := range map[string]string{"misspelt": "descripton: x\n", "empty": "", "no YAML": "{", "a list": "- a\n", "no text": "start: [a]\n"} {
+	for name, text := range map[string]string{"unknown": "colour: x\n", "empty": "", "no YAML": "{", "a list": "- a\n", "no text": "start: [a]\n"} {
 		folder := fstest.MapFS{"Dockerfile": whole["Dockerfile"], "README.md": whole["README.md"], "template.yaml": file(text)}
 		if got, err := read(folder, "it"); err == nil {
-			t.Errorf("read with a template.yaml that is %s = %+v", name, got)
+			t.Errorf("read with a template.yaml that has or is %s = %+v", name, got)
 		}
 	}
 	for name := range whole {
