@@ -37,17 +37,14 @@ func built(t *testing.T, c *client.Client, name string) *soulbox.Build {
 			t.Fatalf("%s is not built: %+v, %v", name, tpl, err)
 		}
 	}
-	var all []*soulbox.Build
+	var only *soulbox.Build
 	for b, err := range c.Templates.Builds(t.Context(), name) {
-		if err != nil {
-			t.Fatal(err)
+		if err != nil || only != nil {
+			t.Fatalf("builds of %s: %+v, %+v, %v; want one", name, only, b, err)
 		}
-		all = append(all, b)
+		only = b
 	}
-	if len(all) != 1 {
-		t.Fatalf("%s has %d builds, want one", name, len(all))
-	}
-	return all[0]
+	return only
 }
 
 // TestHouseBuilt has the server build the templates that it brings along, dies in the
