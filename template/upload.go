@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -242,11 +243,13 @@ func usedBy(dir string) (int64, error) {
 	}
 	var sum int64
 	for _, e := range all {
-		for _, path := range []string{noteName, filepath.Join(filesName, noteName)} { // the latter of what was replaced
-			if n, err := jsonfile.Load[note](filepath.Join(dir, e.Name(), path)); err == nil {
-				sum += n.Bytes
-				break
-			}
+		path := filepath.Join(dir, e.Name(), noteName)
+		if strings.HasPrefix(e.Name(), oldPrefix) {
+			// Of any other, what is there is not our note but a client's file.
+			path = filepath.Join(dir, e.Name(), filesName, noteName)
+		}
+		if n, err := jsonfile.Load[note](path); err == nil {
+			sum += n.Bytes
 		}
 	}
 	return sum, nil
