@@ -34,6 +34,7 @@ write('web.py', guest('web.py'))
 write('links/target.txt', 'reached\n')
 symlinkSync('target.txt', join(context, 'links/link'))
 symlinkSync('nowhere', join(context, 'links/dangling')) // SDKs take one only by a pattern
+symlinkSync(join(context, 'links/target.txt'), join(context, 'links/absolute')) // which leads nowhere in a sandbox
 
 after(async () => {
   rmSync(context, { recursive: true, force: true })
@@ -143,7 +144,10 @@ feature('templates/copy', async () => {
     assert.equal(await s.files.exists(`/home/user/${folder}/draft.tmp`), false)
   }
   assert.equal(await read('/home/user/site/.hidden'), 'hidden\n')
-  assert.equal(await run(s, 'cd /home/user/links && readlink link dangling && cat link'), 'target.txt\nnowhere\nreached\n')
+  assert.equal(
+    await run(s, 'cd /home/user/links && readlink link dangling absolute && cat link && ! cat absolute'),
+    `target.txt\nnowhere\n${join(context, 'links/target.txt')}\nreached\n`
+  )
   assert.equal(await run(s, 'ls /home/user/both'), 'notes.txt\nweb.py\n')
   assert.equal(await run(s, 'stat -c "%U %a" /opt/mine/notes.txt /home/user/alone.txt /home/user/site/deep'), 'root 640\nuser 644\nuser 755\n')
 }, slow)

@@ -43,6 +43,7 @@ write("web.py", guest("web.py"))
 write("links/target.txt", "reached\n")
 os.symlink("target.txt", context / "links/link")
 os.symlink("nowhere", context / "links/dangling")  # SDKs take one only by a pattern
+os.symlink(context / "links/target.txt", context / "links/absolute")  # which leads nowhere in a sandbox
 
 
 def api(method, path, body=None):
@@ -159,7 +160,8 @@ def _():
     s = the_box()
     equal(s.files.read("/home/user/into/notes.txt"), "noted\n")
     equal(run(s, "cd /home/user/site; find . | sort"), ".\n./.hidden\n./deep\n./deep/er.txt\n./index.txt\n")
-    equal(run(s, "cd /home/user/links; readlink link dangling; cat link"), "target.txt\nnowhere\nreached\n")
+    links = run(s, "cd /home/user/links; readlink link dangling absolute; cat link; ! cat absolute")
+    equal(links, f"target.txt\nnowhere\n{context}/links/target.txt\nreached\n")
     equal(run(s, "stat -c '%U %a' /opt/mine/notes.txt /home/user/site/index.txt"), "root 640\nuser 644\n")
 
 
