@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
 	"maps"
 	"os"
 	"path/filepath"
@@ -150,6 +151,54 @@ RUN [[ -n $BASH_VERSION ]] && echo bash >/shell
 	other.Team = "stranger"
 	if got := read(t, b.tree(t, b.build(t.Context(), t, other)), "cached"); got != "y" {
 		t.Errorf("a stranger's cache mount has %q", got)
+	}
+}
+
+// A context may have links that lead anywhere. They are followed inside it, as
+// Docker does it, or copied; what is there on this machine never comes along.
+func TestLinksOutOfContext(t *testing.T) {
+	b := newBench(t)
+	outside := t.TempDir()
+	write(t, outside, "secret", "of the machine")
+	up := t.TempDir()
+	write(t, up, "etc/inside", "of the context")
+	for name, to := range map[string]string{
+		"all/file": outside + "/secret", "all/folder": outside, "all/above": strings.Repeat("../", 20) + strings.TrimPrefix(outside, "/"),
+		"file": outside + "/secret", "folder": outside, "inside": "/etc/inside",
+	} {
+		check(os.MkdirAll(filepath.Dir(filepath.Join(up, name)), 0o755))
+		check(os.Symlink(to, filepath.Join(up, name)))
+	}
+	build := func(text string) built {
+		j := job(soulbox.Recipe{Context: "up", Dockerfile: b.fill("FROM BASE\n" + text)})
+		j.Uploads = func(context.Context, string) (string, error) { return up, nil }
+		return b.build(t.Context(), t, j)
+	}
+	r := build("COPY all /all\nCOPY inside /copied\nCOPY f*/secret /matched/\nRUN ! cat /all/file /all/folder/secret /all/above/secret\n")
+	if r.err != nil {
+		t.Fatal(r.err)
+	}
+	dir := b.tree(t, r)
+	if got := read(t, dir, "copied"); got != "of the context" {
+		t.Errorf("what a link leads to in the context is %q", got)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "matched/secret")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a pattern matched what is behind a link out: %v", err)
+	}
+	if to, err := os.Readlink(filepath.Join(dir, "all/file")); to != outside+"/secret" {
+		t.Errorf("the copied link leads to %q, %v", to, err)
+	}
+	for _, text := range []string{
+		"COPY file /x", "COPY folder/secret /x", "COPY all/above/secret /x", "ADD folder/secret /x",
+	} {
+		r := build(text)
+		r.wantFailure(t, 1, "not found")
+	}
+	r = build("RUN --mount=type=bind,source=folder,target=/mnt cat /mnt/secret")
+	r.wantFailure(t, 1, "")
+	check(os.Symlink(outside+"/secret", filepath.Join(up, "Dockerfile.dockerignore")))
+	if r = build("COPY all /all"); soulbox.KindOf(r.err) != soulbox.Invalid {
+		t.Errorf("a .dockerignore that is a link out: %v, want Invalid", r.err)
 	}
 }
 
