@@ -26,26 +26,38 @@ import (
 // it changes the owner after the mode, which takes setuid bits away, and makes
 // hard links separate files.
 func (s *Store) Unpack(ctx context.Context, id, dir string) error {
+	err := s.whole(ctx, id, func(img *erofs.Image, f *os.File) error {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			return err
+		}
+		if err := unpack(ctx, img, f, dir); err != nil {
+			return errors.Join(err, os.RemoveAll(dir))
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("unpack image %s: %w", id, err)
+	}
+	return nil
+}
+
+// whole has image id read while it is held, once all of it was compared with its
+// name.
+func (s *Store) whole(ctx context.Context, id string, read func(img *erofs.Image, f *os.File) error) error {
 	f, err := s.Hold(id)
 	if err != nil {
 		return err
 	}
 	defer f.Close() // a second time, where the library has closed it
 	if err := verify(ctx, f, id); err != nil {
-		return fmt.Errorf("unpack image %s: %w", id, err)
+		return err
 	}
 	img, err := erofs.OpenImage(f)
 	if err != nil {
-		return fmt.Errorf("unpack image %s: %w", id, err)
+		return err
 	}
 	defer img.Close()
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return fmt.Errorf("unpack image %s: %w", id, err)
-	}
-	if err := unpack(ctx, img, f, dir); err != nil {
-		return errors.Join(fmt.Errorf("unpack image %s: %w", id, err), os.RemoveAll(dir))
-	}
-	return nil
+	return read(img, f)
 }
 
 // An unpacker writes one image into a tree that nobody else can see. It makes
