@@ -1,5 +1,6 @@
 // Package image brings container images in: from an OCI registry, from an
-// archive, or from a directory, each as one plain directory tree.
+// archive, or from a directory, each as one plain directory tree. It also makes
+// an image of a tree; see [Export].
 //
 // A source is unpacked into a folder that does not exist yet, and that is gone
 // again when anything fails. Layers are applied with their whiteouts, hard
@@ -41,6 +42,7 @@ type Image struct {
 	Entrypoint   []string
 	Cmd          []string
 	Ports        []string // exposed ones, such as 8080/tcp, sorted
+	Meant        []byte   // all that its author meant, for [Export]; nil for a plain tree
 	Entries      int      // files, folders and links that were unpacked
 	Bytes        int64    // of file content that was unpacked
 	Skipped      int      // device nodes and the like that were left out
@@ -133,9 +135,10 @@ func isPath(source string) bool {
 		strings.HasPrefix(source, "./") || strings.HasPrefix(source, "../")
 }
 
-// describe turns a configuration into an [Image].
-func describe(cfg *v1.ConfigFile) Image {
+// describe turns a configuration, and its JSON, into an [Image].
+func describe(cfg *v1.ConfigFile, raw []byte) Image {
 	img := Image{
+		Meant:        Meant(raw),
 		Architecture: cfg.Architecture,
 		Env:          cfg.Config.Env,
 		User:         cfg.Config.User,

@@ -105,6 +105,7 @@ func meant() image.Image {
 	return image.Image{
 		Architecture: runtime.GOARCH, Env: []string{"PATH=/bin", "A=b"}, User: "app", WorkDir: "/srv",
 		Entrypoint: []string{"/bin/run"}, Cmd: []string{"-v"}, Ports: []string{"53/udp", "8080/tcp"},
+		Meant: []byte(`{"config":{"Cmd":["-v"],"Entrypoint":["/bin/run"],"Env":["PATH=/bin","A=b"],"User":"app","WorkingDir":"/srv","ExposedPorts":{"53/udp":{},"8080/tcp":{}}}}`),
 	}
 }
 

@@ -59,6 +59,10 @@ func (u *unpacker) image(ctx context.Context, img v1.Image) (Image, error) {
 	if cfg.OS != "" && cfg.OS != "linux" || cfg.Architecture != "" && cfg.Architecture != u.arch {
 		return Image{}, soulbox.Errorf(soulbox.Invalid, "the image is made for %.40s/%.40s, and this machine needs linux/%s", cfg.OS, cfg.Architecture, u.arch)
 	}
+	raw, err := img.RawConfigFile()
+	if err != nil {
+		return Image{}, damaged("its configuration", err)
+	}
 	layers, err := img.Layers()
 	if err != nil {
 		return Image{}, damaged("its layers", err)
@@ -75,7 +79,7 @@ func (u *unpacker) image(ctx context.Context, img v1.Image) (Image, error) {
 			return Image{}, fmt.Errorf("%s: %w", step, err)
 		}
 	}
-	return u.count(describe(cfg)), nil
+	return u.count(describe(cfg, raw)), nil
 }
 
 func (u *unpacker) count(img Image) Image {
