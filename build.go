@@ -137,7 +137,8 @@ type BuildFacts struct {
 	Author       string
 	Bytes        Bytes // of the files in it
 	Layers       int
-	Written      Bytes // of Build.Snapshot when it was first written, on disk; 0: none was
+	Written      Bytes  // of Build.Snapshot when it was first written, on disk; 0: none was
+	Meant        []byte // all that its author meant, for an OCI image of it, without how it was made; nil: these fields say all there is
 }
 
 // A Package is a piece of software that a package manager installed.

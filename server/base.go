@@ -98,6 +98,11 @@ func (p packer) Unpack(ctx context.Context, image, dir string) error {
 	return p.images.Unpack(ctx, image, dir)
 }
 
+// Archive implements the packer of [template.Options].
+func (p packer) Archive(ctx context.Context, image string, w io.Writer) error {
+	return p.images.Archive(ctx, image, w)
+}
+
 // Retain implements the packer of [template.Options].
 func (p packer) Retain(ctx context.Context, images []string) error {
 	return p.images.Retain(ctx, images)

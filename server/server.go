@@ -217,7 +217,7 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 		e2b.Routes(sandboxes, s.teams, register, e2b.Options{Domain: cfg.Domain, Seed: seed, Disk: cfg.size().Disk}),
 		native.Routes(sandboxes, s.teams, native.Options{Version: cfg.Version, Domain: cfg.Domain, Pools: machine})...,
 	)
-	routes = slices.Concat(routes, native.SessionRoutes(sessions), native.TemplateRoutes(register, nil))
+	routes = slices.Concat(routes, native.SessionRoutes(sessions), native.TemplateRoutes(register, register))
 	control, err := api.New(log, s.teams, routes, api.Options{Metrics: metrics})
 	if err != nil {
 		return nil, err

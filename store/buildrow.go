@@ -43,6 +43,7 @@ type (
 		Bytes        soulbox.Bytes     `json:"bytes,omitempty"`
 		Layers       int               `json:"layers,omitempty"`
 		Written      soulbox.Bytes     `json:"written,omitempty"`
+		Meant        json.RawMessage   `json:"meant,omitempty"`
 	}
 	// A pack is a package: its manager, its name and its version. As a list it
 	// takes half of what it would take with the names of its fields, and a
@@ -136,7 +137,7 @@ func buildValues(b *soulbox.Build) ([]any, error) {
 		func() (string, error) { return pairs(b.Env).text() },
 		func() (string, error) {
 			f := b.Facts
-			return text(facts{f.Distribution, f.Ports, f.Volumes, f.Entrypoint, f.Command, f.Labels, f.Author, f.Bytes, f.Layers, f.Written})
+			return text(facts{f.Distribution, f.Ports, f.Volumes, f.Entrypoint, f.Command, f.Labels, f.Author, f.Bytes, f.Layers, f.Written, f.Meant})
 		},
 		func() (string, error) { return packagesText(b.Facts.Packages) },
 	} {
@@ -210,7 +211,7 @@ func readBuild(r row, rest ...any) (*soulbox.Build, error) {
 	}
 	b.Facts = soulbox.BuildFacts{
 		Base: b.Facts.Base, Distribution: f.Distribution, Ports: f.Ports, Volumes: f.Volumes, Entrypoint: f.Entrypoint,
-		Command: f.Command, Labels: f.Labels, Author: f.Author, Bytes: f.Bytes, Layers: f.Layers, Written: f.Written,
+		Command: f.Command, Labels: f.Labels, Author: f.Author, Bytes: f.Bytes, Layers: f.Layers, Written: f.Written, Meant: f.Meant,
 	}
 	return &b, nil
 }

@@ -157,7 +157,7 @@ func (r *Registry) publish(ctx context.Context, req soulbox.ImportRequest, tree 
 // it.
 func factsOf(img image.Image, found soulbox.BuildFacts) soulbox.BuildFacts {
 	f := found
-	f.Base, f.Ports, f.Entrypoint, f.Command = img.Reference, img.Ports, img.Entrypoint, img.Cmd
+	f.Base, f.Ports, f.Entrypoint, f.Command, f.Meant = img.Reference, img.Ports, img.Entrypoint, img.Cmd, img.Meant
 	if img.Digest != "" && !strings.Contains(f.Base, "@") {
 		f.Base += "@" + img.Digest
 	}

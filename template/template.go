@@ -24,6 +24,7 @@
 //	build/packed    it does
 //	build/baked     the snapshot is there; its id was recorded before
 //	build/finished  the record says "ready"
+//	export/packed   the layer of an image that is sent is there
 //
 // # On disk
 //
@@ -50,6 +51,7 @@ package template
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -75,8 +77,11 @@ type Registry struct {
 
 	turn   chan struct{} // holds one value while somebody has the turn
 	lining chan struct{} // holds one value while somebody puts a draft into the queue
+	ways   chan struct{} // holds one value for each layer that is made for an export
 	logs   logs
 	news   *news // of builds, for those who watch them
+
+	uploading, exporting *turnstile
 
 	life context.Context    //nolint:containedctx // until Close; all building ends with it
 	end  context.CancelFunc // of life
@@ -88,8 +93,6 @@ type Registry struct {
 	queue    []queued                   // in its order; +checklocks:mu
 	going    map[soulbox.BuildID]*going // builds under work; +checklocks:mu
 	obsolete []soulbox.SnapshotID       // to be removed by and by; +checklocks:mu
-
-	uploading map[soulbox.TeamID]int // +checklocks:mu
 
 	again time.Duration // after what time one of House is tried again that failed; houseFirst, but in tests
 
@@ -193,7 +196,11 @@ type packer interface {
 	// Unpack makes the tree of image at dir, which does not exist.
 	Unpack(ctx context.Context, image, dir string) error
 
-	// Retain removes all images but these and those that sandboxes use.
+	// Archive writes the tree of image as a tar, without what Pack has put in as
+	// far as that can be told apart. An image that is not there is NotFound.
+	Archive(ctx context.Context, image string, w io.Writer) error
+
+	// Retain removes all images but these and those that somebody uses.
 	Retain(ctx context.Context, images []string) error
 }
 
@@ -255,8 +262,9 @@ func Open(o Options) (*Registry, error) {
 		}
 	}
 	r := &Registry{
-		Options: o, turn: make(chan struct{}, 1), lining: make(chan struct{}, 1), wake: make(chan struct{}, 1),
-		logs: logs{dir: o.BuildDir, open: map[soulbox.BuildID]*buildLog{}}, going: map[soulbox.BuildID]*going{}, uploading: map[soulbox.TeamID]int{}, news: newNews(), again: houseFirst,
+		Options: o, turn: make(chan struct{}, 1), lining: make(chan struct{}, 1), ways: make(chan struct{}, maxPacking), wake: make(chan struct{}, 1),
+		logs: logs{dir: o.BuildDir, open: map[soulbox.BuildID]*buildLog{}}, going: map[soulbox.BuildID]*going{}, news: newNews(), again: houseFirst,
+		uploading: newTurnstile(maxUploading, "uploading", "archives"), exporting: newTurnstile(maxExports, "exporting", "templates"),
 	}
 	r.life, r.end = context.WithCancel(context.Background())
 	return r, nil

@@ -139,11 +139,12 @@ func (r *Registry) takeIn(ctx context.Context, team soulbox.TeamID, hash string,
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return note{}, err
 	}
-	done, err := r.admitUpload(team)
+	// What one may have is what the others have left when it begins.
+	leave, err := r.uploading.enter(team)
 	if err != nil {
 		return note{}, err
 	}
-	defer done()
+	defer leave()
 	used, err := usedBy(dir)
 	if err != nil {
 		return note{}, err
@@ -167,24 +168,6 @@ func (r *Registry) takeIn(ctx context.Context, team soulbox.TeamID, hash string,
 		return note{}, blame(ctx, in, err)
 	}
 	return n, place(half, filepath.Join(dir, hash))
-}
-
-// admitUpload bounds the uploads of a team at the same time: what each may have
-// is what the others have left when it begins.
-func (r *Registry) admitUpload(team soulbox.TeamID) (done func(), err error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.uploading[team] >= maxUploading {
-		return nil, soulbox.Errorf(soulbox.Exhausted, "your team is uploading %d archives, and may not more at the same time", maxUploading)
-	}
-	r.uploading[team]++
-	return func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if r.uploading[team]--; r.uploading[team] == 0 {
-			delete(r.uploading, team)
-		}
-	}, nil
 }
 
 // flush makes everything durable that is in a folder, with what else is on its

@@ -68,6 +68,11 @@ func routes(w *world, team soulbox.TeamID, name string, id soulbox.TemplateID, b
 		all["Deprecate "+how] = func(ctx context.Context) (string, error) { return text(w.Deprecate(ctx, team, r, "old")) }
 		all["Diff "+how] = func(ctx context.Context) (string, error) { return text(w.Diff(ctx, team, r, r)) }
 		all["SBOM "+how] = func(ctx context.Context) (string, error) { return text(w.SBOM(ctx, team, r)) }
+		all["Export "+how] = func(ctx context.Context) (string, error) {
+			var out strings.Builder
+			err := w.Export(ctx, team, r, &out)
+			return out.String(), err
+		}
 		all["Fork "+how] = func(ctx context.Context) (string, error) { return text(w.Fork(ctx, team, r, "copy")) }
 	}
 	return all
@@ -171,7 +176,7 @@ func TestWhoMayWhat(t *testing.T) {
 
 	reads := []string{"Build", "Builds", "Tags", "Versions"}
 	for _, how := range []string{"by id", "by id and build", "in its namespace", "by tag", "by version", "by build"} {
-		for _, what := range []string{"Template", "Listing", "Diff", "SBOM"} {
+		for _, what := range []string{"Template", "Listing", "Diff", "SBOM", "Export"} {
 			reads = append(reads, what+" "+how)
 		}
 	}

@@ -105,6 +105,7 @@ func (r *Registry) solve(ctx context.Context, b *soulbox.Build) error {
 	}
 	r.Faults.Reach("build/solved")
 	b.Image, b.User, b.Workdir, b.Env, b.Facts = res.Image, res.User, res.Workdir, res.Env, res.Facts
+	b.Facts.Meant = meant(b, res.Config)
 	if err := checkSettings(b.Env, b.Workdir); err != nil {
 		return err
 	}

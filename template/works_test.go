@@ -30,6 +30,7 @@ import (
 type engine struct {
 	packer *packer
 	dir    string
+	config []byte // what BuildKit says of images of Dockerfiles
 
 	mu      sync.Mutex
 	jobs    []buildkit.Job
@@ -63,7 +64,7 @@ func (e *engine) Build(ctx context.Context, job buildkit.Job, say func(soulbox.B
 		base = job.Base.Name + "@" + job.Base.Version.String()
 	}
 	if job.Recipe.Dockerfile != "" {
-		base = "a Dockerfile"
+		base, res.Config = "a Dockerfile", e.config
 	}
 	say(soulbox.BuildLine{Step: "base", Message: "FROM " + base})
 	steps := job.Recipe.Steps

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -159,6 +160,8 @@ type packer struct {
 	packing func() error // before Pack does anything
 	packed  func()       // when the image is there
 
+	archiving func(image string) // before Archive does anything
+
 	mu       sync.Mutex
 	unpacked []string
 }
@@ -193,6 +196,13 @@ func (p *packer) Unpack(ctx context.Context, image, dir string) error {
 	p.unpacked = append(p.unpacked, image)
 	p.mu.Unlock()
 	return p.Store.Unpack(ctx, image, dir)
+}
+
+func (p *packer) Archive(ctx context.Context, image string, w io.Writer) error {
+	if p.archiving != nil {
+		p.archiving(image)
+	}
+	return p.Store.Archive(ctx, image, w)
 }
 
 // have compares the images that are there.

@@ -1,6 +1,7 @@
 package native_test
 
 import (
+	"archive/tar"
 	"bufio"
 	"context"
 	"encoding/json"
@@ -118,6 +119,11 @@ func (imageStore) Stale(context.Context, []string) ([]string, error) { return ni
 func (imageStore) Unpack(context.Context, string, string) error      { return nil }
 func (imageStore) Retain(context.Context, []string) error            { return nil }
 
+// Archive gives every image a tree of nothing.
+func (imageStore) Archive(_ context.Context, _ string, w io.Writer) error {
+	return tar.NewWriter(w).Close()
+}
+
 // A shop is the API with the real register behind it.
 type shop struct {
 	http.Handler
@@ -159,7 +165,7 @@ func newShop(t *testing.T) *shop {
 			t.Error(err)
 		}
 	})
-	if s.Handler, err = api.New(slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError})), &world{}, native.TemplateRoutes(s.registry, nil), api.Options{}); err != nil {
+	if s.Handler, err = api.New(slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError})), &world{}, native.TemplateRoutes(s.registry, s.registry), api.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	return s

@@ -40,6 +40,7 @@ func made(b *soulbox.Build) *soulbox.Build {
 		Packages: []soulbox.Package{{Manager: "dpkg", Name: "curl", Version: "7.88"}, {Manager: "pip", Name: `odd "name", <b>`, Version: "1"}},
 		Ports:    []string{"8080/tcp"}, Volumes: []string{"/data"}, Entrypoint: []string{"/bin/app"}, Command: []string{"-v"},
 		Labels: map[string]string{"a": "b"}, Bytes: 123, Layers: 4, Written: 45,
+		Meant: []byte(`{"config":{"User":"me:us","Labels":{"a":"\u003cb\u003e é"}}}`),
 	}
 	return b
 }
