@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"os"
 	"path/filepath"
@@ -170,46 +169,6 @@ func validateCommand(c *cli) *cobra.Command {
 			}
 		}
 		return fatal
-	})
-	return cmd
-}
-
-func exportCommand(c *cli) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "export NAME[:TAG|@VERSION] FILE",
-		Short: "Write a version of a template to a file, as an OCI image in a tar; - is standard output",
-		Example: "  soulbox template export hello@1 hello.tar\n" +
-			"  soulbox template export hello - | docker load",
-		Args:              wantArgs(2, 2),
-		ValidArgsFunction: c.completeTemplates,
-	}
-	cmd.RunE = c.asking(func(ctx context.Context, api *client.Client, args []string) error {
-		template, at, err := parseAt(args[0])
-		if err != nil {
-			return err
-		}
-		if args[1] == "-" {
-			if c.outTTY {
-				return soulbox.Errorf(soulbox.Invalid, "an archive is not for a terminal; name a file")
-			}
-			return api.Templates.Export(ctx, template, at, c.out)
-		}
-		wait := c.progress("exporting " + args[0])
-		defer wait.stop()
-		// Under another name until it is whole: half of an archive looks like one.
-		part := filepath.Join(filepath.Dir(args[1]), "."+filepath.Base(args[1])+"-"+rand.Text())
-		f, err := os.OpenFile(part, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644) //nolint:gosec // G302: as docker save does
-		if err != nil {
-			return soulbox.Errorf(soulbox.Invalid, "%w", err)
-		}
-		defer os.Remove(part) // it is not there any more if all went well
-		if err := errors.Join(api.Templates.Export(ctx, template, at, f), f.Close()); err != nil {
-			return err
-		}
-		if err := os.Rename(part, args[1]); err != nil {
-			return soulbox.Errorf(soulbox.Invalid, "%w", err)
-		}
-		return nil
 	})
 	return cmd
 }
