@@ -226,11 +226,27 @@ func (t *Templates) Export(ctx context.Context, template, at string, w io.Writer
 	if resp.StatusCode != http.StatusOK {
 		return answerError(resp)
 	}
-	_, err = io.Copy(w, resp.Body)
-	if err != nil && ctx.Err() != nil {
+	to := &output{w: w}
+	_, err = io.Copy(to, resp.Body)
+	switch {
+	case err == nil, to.err != nil:
+		return err
+	case ctx.Err() != nil:
 		return contextError(ctx, t.c.api)
+	default:
+		return soulbox.Errorf(soulbox.Unavailable, "export of template %s: the server hung up before it was done: %w", template, err)
 	}
-	return err
+}
+
+// output remembers that it was the writer that failed, and not who sends.
+type output struct {
+	w   io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (n int, err error) {
+	n, o.err = o.w.Write(p)
+	return n, o.err
 }
 
 func atQuery(at string) url.Values {
