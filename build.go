@@ -70,6 +70,7 @@ type Build struct {
 
 	// What came of it.
 	Image     string     // SHA-256 of the EROFS file, in hex
+	Manifest  Digest     // of the image that was pushed; empty: it came about in another way
 	Snapshot  SnapshotID // its start command runs in it already; empty: sandboxes boot
 	Baked     SandboxID  // of which Snapshot was taken; its agent asks for that one's token
 	Size      Size

@@ -25,12 +25,14 @@ type ImportRequest struct {
 	Team      TeamID
 	Name      string
 	Source    ImageSource
+	Tags      []string   // that lead to it, as [ParseTag] returns them; none: "default" alone
 	Isolation *Isolation // nil: what the name has already, else GVisor
 }
 
 // An ImageSource says where the file system of a new template comes from:
 // exactly one of its fields is set.
 type ImageSource struct {
-	Ref string    // an OCI image, as in "debian:bookworm"
-	Tar io.Reader // a tar of a root file system or of an OCI image; whoever made it closes it
+	Ref   string      // an OCI image, as in "debian:bookworm"
+	Tar   io.Reader   // a tar of a root file system or of an OCI image; whoever made it closes it
+	Parts *ImageParts // an image that was pushed
 }

@@ -38,7 +38,10 @@ var doors = []struct {
 	{"template/", []string{".", "internal/", "image", "template/"}},
 	{"templates", []string{".", "internal/"}},
 
+	{"depot", []string{".", "internal/", "blob"}},
+
 	// Remembering.
+	{"blob/", []string{".", "internal/", "blob/"}},
 	{"store/", []string{".", "internal/", "store/"}},
 
 	// Deciding.

@@ -18,10 +18,15 @@ type authenticator interface {
 const maxKey = 256
 
 // Key returns the API key that came with r: the header X-API-KEY, or the token
-// of Authorization: Bearer, as E2B's CLI sends it. It is empty if there is none.
+// of Authorization: Bearer, as E2B's CLI sends it, or the password of
+// Authorization: Basic, whoever the user is, as `docker login` keeps it. It is
+// empty if there is none.
 func Key(r *http.Request) string {
 	if key := r.Header.Get("X-API-KEY"); key != "" {
 		return key
+	}
+	if _, password, ok := r.BasicAuth(); ok {
+		return strings.TrimSpace(password)
 	}
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "Bearer") {

@@ -93,13 +93,20 @@ func (a *API) add(r Route) (err error) {
 // ServeHTTP answers one request.
 func (a *API) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// ServeMux would redirect an unclean path; no client of ours means that.
-	if p := r.URL.EscapedPath(); path.Clean(p) == p {
+	if clean(r) {
 		if _, pattern := a.mux.Handler(r); pattern != "" {
 			a.mux.ServeHTTP(w, r)
 			return
 		}
 	}
 	a.serve(w, r, Route{Path: unmatched, Permission: Anyone, Handle: a.refuse})
+}
+
+// clean reports whether a request's path is as short as it can be. It may end
+// in a slash, as those of some rows do.
+func clean(r *http.Request) bool {
+	p := r.URL.EscapedPath()
+	return path.Clean(p) == p || path.Clean(p)+"/" == p
 }
 
 // unmatched stands in the log and the metrics for every path that is not in
@@ -109,7 +116,7 @@ const unmatched = "unmatched"
 // refuse answers a request that no row of the table fits.
 func (a *API) refuse(w http.ResponseWriter, r *http.Request, _ soulbox.Actor) error {
 	var says statusOnly
-	if h, _ := a.mux.Handler(r); path.Clean(r.URL.EscapedPath()) == r.URL.EscapedPath() {
+	if h, _ := a.mux.Handler(r); clean(r) {
 		h.ServeHTTP(&says, r)
 	}
 	if says.status != http.StatusMethodNotAllowed {
@@ -131,7 +138,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request, route Route) {
 
 	actor, err := a.run(out, r, route)
 	if err != nil && !out.started() {
-		a.answerErr(out, r, id, err)
+		a.answerErr(out, r, route, id, err)
 	}
 	body.abandon()
 
@@ -160,7 +167,7 @@ func (a *API) run(w http.ResponseWriter, r *http.Request, route Route) (actor so
 }
 
 // answerErr answers a request whose handler returned err before it answered.
-func (a *API) answerErr(w http.ResponseWriter, r *http.Request, id string, err error) {
+func (a *API) answerErr(w http.ResponseWriter, r *http.Request, route Route, id string, err error) {
 	if r.Context().Err() != nil {
 		// Nobody is there to read it; 499 is what nginx calls this in its log.
 		w.WriteHeader(statusClientGone)
@@ -172,6 +179,10 @@ func (a *API) answerErr(w http.ResponseWriter, r *http.Request, id string, err e
 	msg := soulbox.MessageOf(err)
 	if soulbox.KindOf(err) == soulbox.Internal {
 		msg += " (request " + id + ")"
+	}
+	if route.Refuse != nil {
+		route.Refuse(w, Status(err), err, msg)
+		return
 	}
 	answerError(w, Status(err), msg)
 }

@@ -22,6 +22,10 @@ type Route struct {
 	Handle     Handler
 	Upload     bool  // the body is a stream of bytes; otherwise it is JSON
 	Body       int64 // the most bytes of JSON; 0: 1 MiB
+
+	// Refuse answers an error, which has that status and may be told as msg;
+	// nil: with a [Failure].
+	Refuse func(w http.ResponseWriter, status int, err error, msg string)
 }
 
 // String returns the row's pattern: its verb and path.

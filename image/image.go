@@ -96,20 +96,28 @@ func Import(ctx context.Context, source, dir string, opts Options) (Image, error
 		return Image{}, fmt.Errorf("import %s: %w", source, err)
 	}
 	img, err := bring(ctx, source, newUnpacker(dir, opts), opts)
-	if err == nil {
-		return img, nil
+	if err != nil {
+		return Image{}, undo(ctx, dir, source, err)
 	}
+	return img, nil
+}
+
+// undo removes the tree that err has left unfinished, and says what it was of.
+func undo(ctx context.Context, dir, source string, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		err = cause
 	}
 	if rm := os.RemoveAll(dir); rm != nil {
 		err = errors.Join(err, rm)
 	}
-	return Image{}, fmt.Errorf("import %s: %w", source, err)
+	return fmt.Errorf("import %s: %w", source, err)
 }
 
+// readable lets the users of a system read its root.
+func readable(dir string) error { return os.Chmod(dir, 0o755) } //nolint:gosec // see above
+
 func bring(ctx context.Context, source string, u *unpacker, opts Options) (Image, error) {
-	if err := os.Chmod(u.dir, 0o755); err != nil { //nolint:gosec // the users of a system can read its root
+	if err := readable(u.dir); err != nil {
 		return Image{}, err
 	}
 	if !isPath(source) {

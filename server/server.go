@@ -25,6 +25,8 @@ import (
 	"github.com/soulbox/soulbox/api"
 	"github.com/soulbox/soulbox/api/e2b"
 	"github.com/soulbox/soulbox/api/native"
+	"github.com/soulbox/soulbox/api/oci"
+	"github.com/soulbox/soulbox/depot"
 	"github.com/soulbox/soulbox/fleet"
 	"github.com/soulbox/soulbox/internal/cleanup"
 	"github.com/soulbox/soulbox/internal/fault"
@@ -164,8 +166,13 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 		s.undo.Push(engine.Close)
 		building.Engine = engine
 	}
+	var pushes *depot.Depot // is opened with the templates, and before any of them is removed
+	building.Removed = func() { pushes.Hint() }
 	register, err := template.Open(building)
 	if err != nil {
+		return nil, err
+	}
+	if pushes, err = openDepot(ctx, log, cfg, db, register, faults); err != nil {
 		return nil, err
 	}
 
@@ -203,6 +210,8 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 		return nil, err
 	}
 	s.undo.Push(register.Close)
+	pushes.Start()
+	s.undo.Push(pushes.Close)
 	if err := usage.Start(ctx); err != nil {
 		return nil, err
 	}
@@ -217,7 +226,7 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 		e2b.Routes(sandboxes, s.teams, register, e2b.Options{Domain: cfg.Domain, Seed: seed, Disk: cfg.size().Disk}),
 		native.Routes(sandboxes, s.teams, native.Options{Version: cfg.Version, Domain: cfg.Domain, Pools: machine})...,
 	)
-	routes = slices.Concat(routes, native.SessionRoutes(sessions), native.TemplateRoutes(register, register))
+	routes = slices.Concat(routes, native.SessionRoutes(sessions), native.TemplateRoutes(register, register), oci.Routes(pushes))
 	control, err := api.New(log, s.teams, routes, api.Options{Metrics: metrics})
 	if err != nil {
 		return nil, err

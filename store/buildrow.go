@@ -151,7 +151,7 @@ func buildValues(b *soulbox.Build) ([]any, error) {
 		micros(b.CreatedAt), micros(b.QueuedAt), micros(b.StartedAt), micros(b.EndedAt),
 		texts[0], texts[1], texts[2], string(b.Bump), b.Version.Major, b.Version.Minor, b.Version.Patch, b.Retired,
 		b.Image, string(b.Snapshot), string(b.Baked), b.Size.CPUs, int64(b.Size.Memory), int64(b.Size.Disk), b.Size.PIDs, string(b.Isolation),
-		texts[3], b.User, b.Workdir, b.Facts.Base, texts[4], texts[5],
+		texts[3], b.User, b.Workdir, b.Facts.Base, texts[4], string(b.Manifest), texts[5],
 	}, nil
 }
 
@@ -183,7 +183,7 @@ func readBuild(r row, rest ...any) (*soulbox.Build, error) {
 	err := r.Scan(append([]any{
 		&b.ID, &b.Template, &b.Team, &b.State, &created, &queued, &started, &ended, &failed, &made, &tags, &b.Bump,
 		&b.Version.Major, &b.Version.Minor, &b.Version.Patch, &b.Retired, &b.Image, &b.Snapshot, &b.Baked,
-		&b.Size.CPUs, &b.Size.Memory, &b.Size.Disk, &b.Size.PIDs, &b.Isolation, &env, &b.User, &b.Workdir, &b.Facts.Base, &found,
+		&b.Size.CPUs, &b.Size.Memory, &b.Size.Disk, &b.Size.PIDs, &b.Isolation, &env, &b.User, &b.Workdir, &b.Facts.Base, &found, &b.Manifest,
 	}, rest...)...)
 	if err != nil {
 		return nil, err

@@ -13,7 +13,7 @@ import (
 
 // buildColumns are those of a build without its packages.
 const buildColumns = `id, template, team, state, created_at, queued_at, started_at, ended_at, failure, recipe, tags, bump,
-	major, minor, patch, retired, image, snapshot, baked, cpus, memory, disk, pids, isolation, env, username, workdir, base, facts`
+	major, minor, patch, retired, image, snapshot, baked, cpus, memory, disk, pids, isolation, env, username, workdir, base, facts, manifest`
 
 // InsertDraft remembers a new build that waits for its recipe, and its template
 // unless the team has one of that name; it returns the one that there is. Drafts
@@ -78,7 +78,7 @@ func insertBuild(ctx context.Context, tx *sql.Tx, b *soulbox.Build) error {
 	_, err = tx.ExecContext(ctx, `
 		INSERT INTO builds (`+buildColumns+`, packages)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20,
-			$21, $22, $23, $24, $25, $26, $27, $28, $29, $30)`, c...)
+			$21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31)`, c...)
 	return err
 }
 
@@ -117,8 +117,8 @@ func moveBuild(ctx context.Context, tx *sql.Tx, b *soulbox.Build, from soulbox.B
 		UPDATE builds SET state = $1, queued_at = $2, started_at = $3, ended_at = $4, failure = $5, recipe = $6, tags = $7, bump = $8,
 			major = $9, minor = $10, patch = $11, retired = $12, image = $13, snapshot = $14, baked = $15,
 			cpus = $16, memory = $17, disk = $18, pids = $19, isolation = $20, env = $21, username = $22, workdir = $23,
-			base = $24, facts = $25, packages = $26
-		WHERE id = $27 AND state = $28`,
+			base = $24, facts = $25, manifest = $26, packages = $27
+		WHERE id = $28 AND state = $29`,
 		append(slices.Concat(c[3:4], c[5:]), string(b.ID), string(from))...)
 	if err != nil {
 		return err

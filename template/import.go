@@ -45,7 +45,7 @@ func (r *Registry) Import(ctx context.Context, req soulbox.ImportRequest, progre
 	}
 	source := req.Source
 	from := source.Ref
-	if source.Tar == nil && local(from) {
+	if source.Tar == nil && source.Parts == nil && local(from) {
 		return nil, soulbox.Errorf(soulbox.Invalid, "image %.200q is a path; send its content instead", from)
 	}
 	progress = orQuiet(progress)
@@ -65,7 +65,11 @@ func (r *Registry) Import(ctx context.Context, req soulbox.ImportRequest, progre
 		progress(fmt.Sprintf("received %d MiB", n>>20))
 	}
 	tree := filepath.Join(work, "tree")
-	img, err := FromImage(from)(ctx, tree, progress)
+	build := FromImage(from)
+	if source.Parts != nil {
+		build = fromParts(*source.Parts)
+	}
+	img, err := build(ctx, tree, progress)
 	if err != nil {
 		return nil, fmt.Errorf("import template %s: %w", ref.Name, err)
 	}
@@ -85,6 +89,13 @@ type Builder func(ctx context.Context, dir string, progress func(string)) (image
 func FromImage(source string) Builder {
 	return func(ctx context.Context, dir string, progress func(string)) (image.Image, error) {
 		return image.Import(ctx, source, dir, image.Options{Progress: throttle(progress)})
+	}
+}
+
+// fromParts builds of an image that was pushed.
+func fromParts(parts soulbox.ImageParts) Builder {
+	return func(ctx context.Context, dir string, progress func(string)) (image.Image, error) {
+		return image.Assemble(ctx, parts, dir, image.Options{Progress: throttle(progress)})
 	}
 }
 
@@ -134,11 +145,16 @@ func (r *Registry) publish(ctx context.Context, req soulbox.ImportRequest, tree 
 	if err != nil {
 		return nil, fmt.Errorf("pack template %s: %w", name, err)
 	}
+	r.Faults.Reach("import/packed")
 	now := time.Now()
 	t := &soulbox.Template{ID: newID(), Team: team, Name: name, Public: team == house, CreatedAt: now, UpdatedAt: now}
 	b := &soulbox.Build{
 		ID: soulbox.NewBuildID(), Team: team, CreatedAt: started, QueuedAt: started, StartedAt: started, EndedAt: now,
 		Image: packed, Size: r.Defaults, Env: env, User: user, Workdir: workdir, Facts: factsOf(img, found),
+	}
+	b.Tags = req.Tags
+	if req.Source.Parts != nil {
+		b.Manifest = req.Source.Parts.Manifest.Digest
 	}
 	if have, err := r.Store.TemplateByName(ctx, team, name); err == nil && have.Build != "" {
 		b.Size, b.Isolation = have.Size, have.Isolation

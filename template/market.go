@@ -180,7 +180,7 @@ func (r *Registry) Fork(ctx context.Context, team soulbox.TeamID, ref soulbox.Te
 	t := &soulbox.Template{ID: newID(), Team: team, Name: plain, CreatedAt: at, UpdatedAt: at}
 	c := &soulbox.Build{
 		ID: soulbox.NewBuildID(), Team: team, CreatedAt: at, QueuedAt: at, StartedAt: at, EndedAt: at, Tags: tags,
-		Image: b.Image, Snapshot: b.Snapshot, Baked: b.Baked, Size: b.Size, Isolation: b.Isolation,
+		Image: b.Image, Manifest: b.Manifest, Snapshot: b.Snapshot, Baked: b.Baked, Size: b.Size, Isolation: b.Isolation,
 		Recipe: soulbox.Recipe{Start: b.Recipe.Start, Ready: b.Recipe.Ready}, // to be run again some day; they show in every sandbox
 		Env:    b.Env, User: b.User, Workdir: b.Workdir, Facts: b.Facts,
 	}

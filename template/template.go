@@ -110,6 +110,7 @@ type Options struct {
 	BuildDir string // for what belongs to builds and outlives this process
 	Seed     soulbox.TokenSeed
 	Faults   *fault.Points // nil: none
+	Removed  func()        // called when a template was; nil: nobody wants to know
 	Defaults soulbox.Size  // of templates made from now on
 
 	// Allowed are the classes of isolation that templates may have besides

@@ -336,6 +336,9 @@ func (r *Registry) Remove(ctx context.Context, team soulbox.TeamID, id soulbox.T
 	if r.Baker != nil {
 		r.Baker.ForgetTemplate(id)
 	}
+	if r.Removed != nil {
+		defer r.Removed()
+	}
 	ctx = context.WithoutCancel(ctx) // the records are gone, and all else follows
 	if err := r.halt(ctx, id); err != nil {
 		return err
