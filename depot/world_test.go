@@ -164,14 +164,14 @@ func (w *world) upload(t *testing.T, team soulbox.TeamID, repo soulbox.Repositor
 	return d
 }
 
-// parts uploads what an image consists of, without its manifest.
-func (w *world) parts(t *testing.T, team soulbox.TeamID, repo soulbox.Repository, img v1.Image) (all []soulbox.Digest) {
+// blobsOf returns the configuration and the layers of an image.
+func blobsOf(t *testing.T, img v1.Image) [][]byte {
 	t.Helper()
 	config, err := img.RawConfigFile()
 	if err != nil {
 		t.Fatal(err)
 	}
-	all = append(all, w.upload(t, team, repo, config))
+	all := [][]byte{config}
 	layers, err := img.Layers()
 	if err != nil {
 		t.Fatal(err)
@@ -185,6 +185,15 @@ func (w *world) parts(t *testing.T, team soulbox.TeamID, repo soulbox.Repository
 		if err := errors.Join(err, rc.Close()); err != nil {
 			t.Fatal(err)
 		}
+		all = append(all, b)
+	}
+	return all
+}
+
+// parts uploads what an image consists of, without its manifest.
+func (w *world) parts(t *testing.T, team soulbox.TeamID, repo soulbox.Repository, img v1.Image) (all []soulbox.Digest) {
+	t.Helper()
+	for _, b := range blobsOf(t, img) {
 		all = append(all, w.upload(t, team, repo, b))
 	}
 	return all
