@@ -11,10 +11,11 @@ import (
 )
 
 // Programs that are modules of their own. The first needs a C compiler, and the
-// second is somebody else's.
+// others are somebody else's.
 const (
 	withC     = "soulbox-runc"
 	buildkitd = "soulbox-buildkitd"
+	versitygw = "versitygw" // speaks S3; no part of ours
 )
 
 // Build compiles cmd/name as `make build` does, into a folder that every user
@@ -41,6 +42,9 @@ func Build(t testing.TB, name string) string {
 	case buildkitd:
 		cmd.Args[len(cmd.Args)-1] = "github.com/moby/buildkit/cmd/buildkitd"
 		cmd.Dir = filepath.Join(root(t), "cmd", name)
+	case versitygw:
+		cmd.Args[len(cmd.Args)-1] = "github.com/versity/versitygw/cmd/versitygw"
+		cmd.Dir = filepath.Join(root(t), "tools", "s3")
 	}
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatal(fmt.Errorf("build %s: %w\n%s", name, err, out))
