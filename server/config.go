@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/soulbox/soulbox"
+	"github.com/soulbox/soulbox/blob/s3"
 	"github.com/soulbox/soulbox/templates"
 )
 
@@ -67,6 +68,13 @@ type Config struct {
 	// BuildMemoryMB and BuildDiskMB bound each program that a recipe starts.
 	BuildMemoryMB int `koanf:"build_memory_mb"`
 	BuildDiskMB   int `koanf:"build_disk_mb"`
+
+	// Blobs is where images that are pushed are kept: s3://BUCKET/PREFIX, or
+	// empty for the data folder. BlobsEndpoint is the URL of a server that
+	// speaks S3, unless it is Amazon's.
+	Blobs         string `koanf:"blobs"`
+	BlobsEndpoint string `koanf:"blobs_endpoint"`
+	BlobsRegion   string `koanf:"blobs_region"`
 
 	// Version is what this program calls itself.
 	Version string `koanf:"-"`
@@ -164,6 +172,9 @@ func (c Config) check() error {
 			return soulbox.Errorf(soulbox.Invalid, "resolver %q: write an IPv4 address", c.Resolver)
 		}
 	}
+	if err := c.checkBlobs(); err != nil {
+		return err
+	}
 	for _, s := range c.Isolation {
 		if _, err := soulbox.ParseIsolation(s); err != nil {
 			return soulbox.Errorf(soulbox.Invalid, "isolation: %q is none of gvisor and runc", s)
@@ -192,6 +203,22 @@ func (c Config) check() error {
 	} {
 		if n.value < n.low || n.value > n.high {
 			return soulbox.Errorf(soulbox.Invalid, "%s is %d; it can be %d to %d", n.name, n.value, n.low, n.high)
+		}
+	}
+	return nil
+}
+
+func (c Config) checkBlobs() error {
+	if c.Blobs != "" {
+		if _, _, err := s3.ParseURL(c.Blobs); err != nil {
+			return soulbox.Errorf(soulbox.Invalid, "blobs %w", err)
+		}
+	} else if c.BlobsEndpoint != "" || c.BlobsRegion != "" {
+		return soulbox.Errorf(soulbox.Invalid, "blobs_endpoint and blobs_region belong to blobs, which is not set")
+	}
+	if c.BlobsEndpoint != "" {
+		if u, err := url.Parse(c.BlobsEndpoint); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return soulbox.Errorf(soulbox.Invalid, "blobs_endpoint %q: write a URL, such as http://localhost:9000", c.BlobsEndpoint)
 		}
 	}
 	return nil

@@ -105,6 +105,10 @@ func TestConfigRefuses(t *testing.T) {
 		{"templates: unknown", func(c *Config) { c.Templates = []string{"go", "cobol"} }, `templates: "cobol" is none of the templates go, httpbin, node, python`},
 		{"templates: what is there anyway", func(c *Config) { c.Templates = []string{"base"} }, `templates: "base" is none of`},
 		{"templates: a path", func(c *Config) { c.Templates = []string{"../base"} }, "is none of"},
+		{"blobs: a folder", func(c *Config) { c.Blobs = "/var/blobs" }, `blobs "/var/blobs": write s3://BUCKET or s3://BUCKET/PREFIX`},
+		{"blobs: no bucket", func(c *Config) { c.Blobs = "s3:///prefix" }, "write s3://BUCKET"},
+		{"blobs: no URL", func(c *Config) { c.Blobs, c.BlobsEndpoint = "s3://b", "localhost:9000" }, `blobs_endpoint "localhost:9000": write a URL, such as http://localhost:9000`},
+		{"blobs: an endpoint of nothing", func(c *Config) { c.BlobsEndpoint = "http://localhost:9000" }, "blobs_endpoint and blobs_region belong to blobs, which is not set"},
 		{"disk: too little", func(c *Config) { c.DiskMB = 63 }, "disk_mb is 63; it can be 64 to 1073741824"},
 	}
 	for _, tt := range tests {

@@ -25,6 +25,7 @@
 //	build/baked     the snapshot is there; its id was recorded before
 //	build/finished  the record says "ready"
 //	export/packed   the layer of an image that is sent is there
+//	import/packed   the image of an import is there, and no record says so
 //
 // # On disk
 //

@@ -38,6 +38,8 @@ func Run(t *testing.T, open func(t *testing.T) *store.Store) {
 		"BuildRenewal":        testBuildRenewal,
 		"BuildTags":           testBuildTags,
 		"BuildInvariants":     testBuildInvariants,
+		"Claims":              testClaims,
+		"Manifests":           testManifests,
 		"Listings":            testListings,
 		"ListingSearch":       testListingSearch,
 		"ListingPages":        testListingPages,
