@@ -168,6 +168,10 @@ func (d *Depot) build(ctx context.Context, v view, m manifest, tags []string) er
 		Open: func(digest soulbox.Digest) (io.ReadCloser, error) { return d.Blobs.Open(ctx, digest, 0, -1) },
 	}
 	t, err := d.Templates.Import(ctx, soulbox.ImportRequest{Team: v.team, Name: v.Name, Source: soulbox.ImageSource{Parts: parts}, Tags: tags}, nil)
+	if soulbox.KindOf(err) == soulbox.NotFound {
+		// All parts are there: there is none for this machine.
+		err = soulbox.Hide(soulbox.Invalid, err, soulbox.MessageOf(err))
+	}
 	if err != nil {
 		return err
 	}
