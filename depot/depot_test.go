@@ -6,8 +6,10 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -15,7 +17,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/types"
-	"runtime"
 
 	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/depot"
@@ -64,6 +65,35 @@ func TestPush(t *testing.T) {
 	for _, ref := range []string{"v3", string(soulbox.DigestOf(nil)), string(builds[0].ID[:8])} {
 		_, err := w.Manifest(ctx, ours, app, ref)
 		wantKind(t, "Manifest of "+ref, err, soulbox.NotFound)
+	}
+}
+
+// Of one image that many push at the same time there is one version, with the
+// tags of all.
+func TestPushAtOnce(t *testing.T) {
+	w := open(t, nil)
+	img := imageOf(t, "", layer(t, "file", "text"))
+	w.parts(t, ours, app, img)
+	content := raw(t, img)
+	var wg sync.WaitGroup
+	tags := []string{"a", "b", "c", "d", "e"}
+	for _, tag := range tags {
+		wg.Go(func() {
+			if _, err := w.PutManifest(t.Context(), ours, app, tag, "", content); err != nil {
+				t.Errorf("PutManifest of %s: %v", tag, err)
+			}
+		})
+	}
+	wg.Wait()
+	tpl, err := w.templates.Template(t.Context(), ours, soulbox.TemplateRef{Name: "app"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if builds, err := w.templates.Versions(t.Context(), ours, tpl.ID); err != nil || len(builds) != 1 {
+		t.Errorf("%d versions, %v; want one", len(builds), err)
+	}
+	if got, err := w.Tags(t.Context(), ours, app); err != nil || !slices.Equal(got, tags) {
+		t.Errorf("Tags = %v, %v; want %v", got, err, tags)
 	}
 }
 
@@ -244,7 +274,7 @@ func TestUpload(t *testing.T) {
 	if err := w.FinishUpload(ctx, ours, app, id, 4, d, strings.NewReader("ef")); err != nil {
 		t.Fatalf("FinishUpload: %v", err)
 	}
-	if n, err := w.Blob(ctx, ours, app, d); n != 6 || err != nil {
+	if n, err := w.Blob(ctx, ours, app, d, true); n != 6 || err != nil {
 		t.Errorf("Blob = %d, %v; want 6", n, err)
 	}
 	wantKind(t, "FinishUpload once more", w.FinishUpload(ctx, ours, app, id, -1, d, strings.NewReader("")), soulbox.NotFound)
@@ -314,7 +344,7 @@ func TestReaders(t *testing.T) {
 		t.Helper()
 		for _, part := range append(parts, draft) {
 			for team, sees := range map[soulbox.TeamID]bool{ours: true, theirs: public && part != draft} {
-				_, err := w.Blob(ctx, team, app, part)
+				_, err := w.Blob(ctx, team, app, part, true)
 				if (err == nil) != sees || err != nil && soulbox.KindOf(err) != soulbox.NotFound {
 					t.Errorf("public %v, %s, Blob %s: %v", public, team, part, err)
 				}
@@ -344,7 +374,7 @@ func TestReaders(t *testing.T) {
 		_, err := w.Tags(ctx, theirs, repo)
 		_, err2 := w.Manifest(ctx, theirs, repo, "latest")
 		_, err3 := w.Manifest(ctx, theirs, repo, string(d))
-		_, err4 := w.Blob(ctx, theirs, repo, d)
+		_, err4 := w.Blob(ctx, theirs, repo, d, true)
 		_, err5 := w.BeginUpload(ctx, theirs, repo)
 		_, err6 := w.PutManifest(ctx, theirs, repo, "latest", "", raw(t, img))
 		for _, err := range []error{err, err2, err3, err4, err5, err6} {

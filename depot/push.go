@@ -146,6 +146,15 @@ func (d *Depot) there(ctx context.Context, v view, digest soulbox.Digest, size i
 // build makes a version of the template of what was pushed, and has tags lead
 // to it.
 func (d *Depot) build(ctx context.Context, v view, m manifest, tags []string) error {
+	// Of two pushes of one image, the second finds what the first has made.
+	release, err := d.turn(ctx, turnKey{v.team, v.Name})
+	if err != nil {
+		return err
+	}
+	defer release()
+	if v, err = d.see(ctx, v.team, v.Repository); err != nil {
+		return err
+	}
 	select {
 	case d.building <- struct{}{}:
 		defer func() { <-d.building }()
@@ -159,7 +168,7 @@ func (d *Depot) build(ctx context.Context, v view, m manifest, tags []string) er
 			return err
 		}
 		if i := slices.IndexFunc(builds, func(b *soulbox.Build) bool { return b.Manifest == m.Digest }); i >= 0 {
-			_, err := d.Templates.AssignTags(ctx, v.team, soulbox.TemplateRef{Name: string(v.template.ID), Tag: string(builds[i].ID)}, tags)
+			_, err := d.Templates.AssignTags(ctx, v.team, soulbox.TemplateRef{Namespace: v.Namespace, Name: v.Name, Tag: string(builds[i].ID)}, tags)
 			return err
 		}
 	}
@@ -178,4 +187,42 @@ func (d *Depot) build(ctx context.Context, v view, m manifest, tags []string) er
 	d.Faults.Reach("push/built")
 	d.Log.InfoContext(ctx, "image pushed", "template", t.ID, "team", v.team, "name", v.Name, "tags", tags, "digest", m.Digest, "took", time.Since(started))
 	return nil
+}
+
+// A turnKey names a repository of a team.
+type turnKey struct {
+	team soulbox.TeamID
+	name string
+}
+
+// A turn is that of whoever makes a version of one template.
+type turn struct {
+	taken   chan struct{} // holds one value while somebody has it
+	waiting int           // how many have it or wait for it; guarded by the depot's mu
+}
+
+// turn waits for the turn of a repository and returns what gives it back.
+func (d *Depot) turn(ctx context.Context, key turnKey) (release func(), err error) {
+	d.mu.Lock()
+	t := d.turns[key]
+	if t == nil {
+		t = &turn{taken: make(chan struct{}, 1)}
+		d.turns[key] = t
+	}
+	t.waiting++
+	d.mu.Unlock()
+	leave := func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if t.waiting--; t.waiting == 0 {
+			delete(d.turns, key)
+		}
+	}
+	select {
+	case t.taken <- struct{}{}:
+		return func() { <-t.taken; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, context.Cause(ctx)
+	}
 }

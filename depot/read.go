@@ -16,8 +16,10 @@ const latest = "latest"
 // it: a push asks first, and sends only what is not there.
 const renewAfter = time.Hour
 
-// Blob returns the size of a blob of a repository.
-func (d *Depot) Blob(ctx context.Context, team soulbox.TeamID, repo soulbox.Repository, digest soulbox.Digest) (int64, error) {
+// Blob returns the size of a blob of a repository. With keep it promises to the
+// repository's own team that the blob stays for a while: this is how a push asks
+// what it need not send.
+func (d *Depot) Blob(ctx context.Context, team soulbox.TeamID, repo soulbox.Repository, digest soulbox.Digest, keep bool) (int64, error) {
 	v, err := d.see(ctx, team, repo)
 	if err != nil {
 		return 0, err
@@ -27,12 +29,11 @@ func (d *Depot) Blob(ctx context.Context, team soulbox.TeamID, repo soulbox.Repo
 		return 0, err
 	}
 	defer release()
-	return d.found(ctx, v, digest)
+	return d.found(ctx, v, digest, keep)
 }
 
-// found returns the size of a blob that v may read, which the caller holds. To
-// its own team it promises that the blob stays for a while.
-func (d *Depot) found(ctx context.Context, v view, digest soulbox.Digest) (int64, error) {
+// found is Blob for a caller who holds the blob.
+func (d *Depot) found(ctx context.Context, v view, digest soulbox.Digest, keep bool) (int64, error) {
 	at, err := d.claimed(ctx, v, digest)
 	if err != nil {
 		return 0, err
@@ -44,7 +45,7 @@ func (d *Depot) found(ctx context.Context, v view, digest soulbox.Digest) (int64
 	if err != nil {
 		return 0, err
 	}
-	if v.own && now().Sub(at) > renewAfter {
+	if keep && v.own && now().Sub(at) > renewAfter {
 		err = d.Store.PutClaims(ctx, v.team, v.Name, []soulbox.Claim{{Digest: digest, Size: info.Size}}, now())
 	}
 	return info.Size, err

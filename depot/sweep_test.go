@@ -78,7 +78,7 @@ func TestSweep(t *testing.T) {
 	w.sweep(t, later())
 	delete(all, draft)
 	wantKept("a day later", all)
-	_, err = w.Blob(ctx, ours, app, draft)
+	_, err = w.Blob(ctx, ours, app, draft, true)
 	wantKind(t, "Blob of what was swept", err, soulbox.NotFound)
 	_, err = w.UploadSize(ctx, ours, app, id)
 	wantKind(t, "UploadSize of an old one", err, soulbox.NotFound)
@@ -86,7 +86,7 @@ func TestSweep(t *testing.T) {
 		t.Errorf("uploads left: %v, %v", left, err)
 	}
 	for _, d := range first { // claimed by nobody any more, and still to be read
-		if _, err := w.Blob(ctx, ours, app, d); err != nil {
+		if _, err := w.Blob(ctx, ours, app, d, true); err != nil {
 			t.Errorf("Blob a day later: %v", err)
 		}
 	}
@@ -225,7 +225,7 @@ func (w *world) askAndPush(t *testing.T, repo soulbox.Repository, tag string, im
 	for _, b := range blobsOf(t, img) {
 		d := soulbox.DigestOf(b)
 		all = append(all, d)
-		if _, err := w.Blob(ctx, ours, repo, d); err == nil {
+		if _, err := w.Blob(ctx, ours, repo, d, true); err == nil {
 			continue
 		}
 		id, err := w.BeginUpload(ctx, ours, repo)

@@ -268,7 +268,7 @@ func (d *Depot) MountBlob(ctx context.Context, team soulbox.TeamID, repo, from s
 		return err
 	}
 	defer release()
-	size, err := d.found(ctx, there, digest)
+	size, err := d.found(ctx, there, digest, false)
 	if err != nil {
 		return err
 	}

@@ -23,7 +23,8 @@ func (o *room) blob(w http.ResponseWriter, r *http.Request, who soulbox.Actor) e
 	if err != nil {
 		return err
 	}
-	size, err := o.depot.Blob(r.Context(), who.Team, repo, digest)
+	head := r.Method == http.MethodHead // a push asks like this
+	size, err := o.depot.Blob(r.Context(), who.Team, repo, digest, head)
 	if err != nil {
 		return err
 	}
@@ -43,7 +44,7 @@ func (o *room) blob(w http.ResponseWriter, r *http.Request, who soulbox.Actor) e
 		h.Set("Content-Range", fmt.Sprintf("bytes %d-%d/%d", from, from+length-1, size))
 		status = http.StatusPartialContent
 	}
-	if r.Method == http.MethodHead {
+	if head {
 		w.WriteHeader(status)
 		return nil
 	}

@@ -22,8 +22,9 @@ import (
 // see is NotFound, as if it did not exist; where it may not push is Forbidden,
 // whether it exists or not.
 type depot interface {
-	// Blob returns a blob's size.
-	Blob(ctx context.Context, team soulbox.TeamID, repo soulbox.Repository, d soulbox.Digest) (int64, error)
+	// Blob returns a blob's size. With keep it promises to the team whose
+	// repository it is that the blob stays for a while.
+	Blob(ctx context.Context, team soulbox.TeamID, repo soulbox.Repository, d soulbox.Digest, keep bool) (int64, error)
 	// OpenBlob opens one that Blob has found.
 	OpenBlob(ctx context.Context, d soulbox.Digest, offset, length int64) (io.ReadCloser, error)
 	// MountBlob is NotFound if the other repository has none that the team sees.
