@@ -358,6 +358,7 @@ func TestUploadCutOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
+	pipe.CloseWithError(context.Canceled) // the client waits for who reads from it
 	<-over
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
 		a := w.ask(owner, "GET", at, nil)
