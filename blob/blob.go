@@ -74,7 +74,7 @@ func (c *checker) Read(p []byte) (int, error) {
 	switch {
 	case c.left < 0:
 		return 0, soulbox.Errorf(soulbox.Invalid, "there are more bytes than blob %s should have", c.digest)
-	case err != io.EOF: //nolint:errorlint // readers must return io.EOF itself
+	case err != io.EOF: // readers return io.EOF itself
 		return n, err
 	case c.left > 0:
 		return n, soulbox.Errorf(soulbox.Invalid, "%d bytes of blob %s are missing", c.left, c.digest)

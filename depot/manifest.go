@@ -53,7 +53,7 @@ func parse(content []byte, declared string) (manifest, error) {
 	if err := dec.Decode(&file); err != nil {
 		return m, soulbox.Hide(soulbox.Invalid, err, "the manifest is not what a manifest looks like in JSON")
 	}
-	if _, err := dec.Token(); err != io.EOF { //nolint:errorlint // readers return io.EOF itself
+	if _, err := dec.Token(); err != io.EOF { // a decoder returns io.EOF itself
 		return m, soulbox.Errorf(soulbox.Invalid, "something follows the manifest")
 	}
 	kind := file.MediaType

@@ -90,7 +90,7 @@ func send(w http.ResponseWriter, r io.Reader) error {
 		if n > 0 {
 			_ = conn.SetWriteDeadline(time.Now().Add(sendTime))
 			if _, err := w.Write(buf[:n]); err != nil {
-				return nil //nolint:nilerr // a client that has gone is not our error
+				return nil // a client that has gone is not our error
 			}
 		}
 		if errors.Is(err, io.EOF) {

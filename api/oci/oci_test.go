@@ -380,8 +380,8 @@ func TestBlobRange(t *testing.T) {
 	d := w.put(owner, "ours/app", []byte("0123456789"))
 	path := "/v2/ours/app/blobs/" + string(d)
 	for header, want := range map[string]struct {
-		status       int
-		body, range_ string
+		status     int
+		body, part string
 	}{
 		"":              {200, "0123456789", ""},
 		"bytes=0-":      {206, "0123456789", "bytes 0-9/10"},
@@ -395,7 +395,7 @@ func TestBlobRange(t *testing.T) {
 		"bytes=x-y":     {200, "0123456789", ""},
 	} {
 		a := w.want(want.status, "", owner, "GET", path, "", "Range", header)
-		if string(a.body) != want.body || a.header.Get("Content-Range") != want.range_ || a.header.Get("Docker-Content-Digest") != string(d) {
+		if string(a.body) != want.body || a.header.Get("Content-Range") != want.part || a.header.Get("Docker-Content-Digest") != string(d) {
 			t.Errorf("Range %q: %q, Content-Range %q; want %+v", header, a.body, a.header.Get("Content-Range"), want)
 		}
 	}

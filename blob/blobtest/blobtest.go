@@ -186,7 +186,10 @@ func testList(t *testing.T, s blob.Store) {
 			t.Errorf("List() says of %s: %d, %v; want %d", d, size, ok, n)
 		}
 	}
-	for range s.List(t.Context()) {
+	for _, err := range s.List(t.Context()) {
+		if err != nil {
+			t.Errorf("List: %v", err)
+		}
 		break // is allowed
 	}
 }

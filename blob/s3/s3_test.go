@@ -32,7 +32,7 @@ const key, secret = "soulbox", "hush-hush"
 
 func serve(t *testing.T) *gateway {
 	t.Helper()
-	lis, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // it is free for a moment only
+	lis, err := net.Listen("tcp", "127.0.0.1:0") // it is free for a moment only
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +41,7 @@ func serve(t *testing.T) *gateway {
 	g := &gateway{url: "http://" + addr, dir: t.TempDir()}
 	parts := t.TempDir()
 	var log strings.Builder
-	cmd := exec.Command(testbin.Build(t, "versitygw"), //nolint:noctx // the cleanup ends it
+	cmd := exec.Command(testbin.Build(t, "versitygw"), // the cleanup ends it
 		"--port", addr, "--access", key, "--secret", secret, "--region", "us-east-1", "--quiet", "posix", "--sidecar", parts, g.dir)
 	cmd.Stdout, cmd.Stderr = &log, &log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -56,7 +56,7 @@ func serve(t *testing.T) *gateway {
 		}
 	})
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		res, err := http.Get(g.url) //nolint:noctx // it answers or it does not
+		res, err := http.Get(g.url)
 		if err == nil {
 			res.Body.Close()
 			return g
