@@ -219,9 +219,9 @@ func descriptor(kind string, b []byte) ocispecs.Descriptor {
 	return ocispecs.Descriptor{MediaType: kind, Digest: digest.FromBytes(b), Size: int64(len(b))}
 }
 
-const blobs = "blobs/sha256/"
+const blobFolder = "blobs/sha256/"
 
-func blobPath(d digest.Digest) string { return blobs + d.Encoded() }
+func blobPath(d digest.Digest) string { return blobFolder + d.Encoded() }
 
 // send writes the archive, small things first.
 func (e *Export) send(ctx context.Context, l layer, w io.Writer) error {
@@ -247,7 +247,7 @@ func (e *Export) send(ctx context.Context, l layer, w io.Writer) error {
 		text []byte
 	}{
 		{ocispecs.ImageLayoutFile, []byte(`{"imageLayoutVersion":"` + ocispecs.ImageLayoutVersion + `"}`)},
-		{ocispecs.ImageIndexFile, o.index}, {"manifest.json", o.saved}, {"blobs/", nil}, {blobs, nil},
+		{ocispecs.ImageIndexFile, o.index}, {"manifest.json", o.saved}, {"blobs/", nil}, {blobFolder, nil},
 		{blobPath(digest.FromBytes(o.config)), o.config}, {blobPath(digest.FromBytes(o.manifest)), o.manifest},
 	} {
 		if f.text == nil {
