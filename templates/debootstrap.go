@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -43,8 +44,15 @@ func debootstrap(ctx context.Context, dir string, m mirror, packages, leaveOut [
 
 	cmd := exec.CommandContext(ctx, "mmdebstrap", args...)
 	cmd.Env = append(cmd.Environ(), "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive")
-	// apt and dpkg run below it and must not outlive it.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	// It mounts parts of this machine into the tree, and apt and dpkg run below
+	// it. In namespaces of its own all of that ends with it, and it ends with us:
+	// otherwise whoever removes the tree after kill -9 would remove what is
+	// mounted there. The kernel takes the end of the thread for ours.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setpgid: true, Pdeathsig: syscall.SIGKILL, Cloneflags: syscall.CLONE_NEWPID, Unshareflags: syscall.CLONE_NEWNS,
+	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
 	said := &listener{progress: progress}
