@@ -185,7 +185,8 @@ func (e *Export) outline(l layer) (o outline, err error) {
 		RootFS  ocispecs.RootFS    `json:"rootfs"`
 		History []ocispecs.History `json:"history"`
 	}{
-		created, m.Author, platform, m.Config, ocispecs.RootFS{Type: "layers", DiffIDs: []digest.Digest{l.diff}},
+		created, m.Author, platform, m.Config,
+		ocispecs.RootFS{Type: "layers", DiffIDs: []digest.Digest{l.diff}},
 		[]ocispecs.History{{Created: created, CreatedBy: "soulbox template export"}},
 	})
 	o.manifest = marshal(ocispecs.Manifest{
@@ -247,8 +248,12 @@ func (e *Export) send(ctx context.Context, l layer, w io.Writer) error {
 		text []byte
 	}{
 		{ocispecs.ImageLayoutFile, []byte(`{"imageLayoutVersion":"` + ocispecs.ImageLayoutVersion + `"}`)},
-		{ocispecs.ImageIndexFile, o.index}, {"manifest.json", o.saved}, {"blobs/", nil}, {blobFolder, nil},
-		{blobPath(digest.FromBytes(o.config)), o.config}, {blobPath(digest.FromBytes(o.manifest)), o.manifest},
+		{ocispecs.ImageIndexFile, o.index},
+		{"manifest.json", o.saved},
+		{"blobs/", nil},
+		{blobFolder, nil},
+		{blobPath(digest.FromBytes(o.config)), o.config},
+		{blobPath(digest.FromBytes(o.manifest)), o.manifest},
 	} {
 		if f.text == nil {
 			put(tar.TypeDir, f.name, 0, nil)

@@ -45,8 +45,10 @@ func TestBuild(t *testing.T) {
 		ID: draft.ID, Template: tpl.ID, Team: ours, State: soulbox.BuildReady, Recipe: recipe, Tags: []string{"v1", "latest"},
 		Version: soulbox.Version{Major: 1}, Size: soulbox.Size{CPUs: 4, Memory: 512 * soulbox.MiB, Disk: soulbox.GiB, PIDs: 100},
 		Env: map[string]string{"PATH": "/bin"}, User: "user", Workdir: "/srv",
-		Facts: soulbox.BuildFacts{Base: "debian:bookworm", Packages: []soulbox.Package{{Manager: "dpkg", Name: "curl", Version: "1.0"}}, Ports: []string{"80/tcp"}, Written: 1,
-			Meant: []byte(`{"config":{"User":"user","ExposedPorts":{"80/tcp":{}},"Env":["PATH=/bin"],"Cmd":["/bin/bash","-l","-c","serve"],"WorkingDir":"/srv"}}`)},
+		Facts: soulbox.BuildFacts{
+			Base: "debian:bookworm", Packages: []soulbox.Package{{Manager: "dpkg", Name: "curl", Version: "1.0"}}, Ports: []string{"80/tcp"}, Written: 1,
+			Meant: []byte(`{"config":{"User":"user","ExposedPorts":{"80/tcp":{}},"Env":["PATH=/bin"],"Cmd":["/bin/bash","-l","-c","serve"],"WorkingDir":"/srv"}}`),
+		},
 	}
 	ignore := cmpopts.IgnoreFields(soulbox.Build{}, "CreatedAt", "QueuedAt", "StartedAt", "EndedAt", "Image", "Snapshot", "Baked", "Facts.Bytes")
 	if diff := cmp.Diff(want, b, ignore); diff != "" {

@@ -13,12 +13,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// victimVar names a tree for this program to build, and to be killed meanwhile.
-const victimVar = "SOULBOX_TEMPLATES_TEST_TREE"
+// With victimVar set, this program builds a tree where it is started, to be
+// killed meanwhile.
+const victimVar = "SOULBOX_TEMPLATES_TEST_VICTIM"
 
 func TestMain(m *testing.M) {
-	if dir := os.Getenv(victimVar); dir != "" {
-		_, err := Base(context.Background(), dir, nil)
+	if os.Getenv(victimVar) != "" {
+		_, err := Base(context.Background(), "tree", nil)
 		fmt.Fprintln(os.Stderr, "built:", err)
 		os.Exit(1)
 	}
@@ -48,7 +49,7 @@ func TestBaseKilled(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "tree")
 	mounted := filepath.Join(dir, "proc")
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
-	cmd.Env = append(os.Environ(), victimVar+"="+dir)
+	cmd.Dir, cmd.Env = filepath.Dir(dir), append(os.Environ(), victimVar+"=1")
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {

@@ -175,7 +175,7 @@ func TestArchiveKeepsWhatIsNotOurs(t *testing.T) {
 func TestArchiveAndBack(t *testing.T) {
 	s := open(t, t.TempDir())
 	rapid.Check(t, func(rt *rapid.T) {
-		dir, err := os.MkdirTemp(t.TempDir(), "tree-")
+		dir, err := os.MkdirTemp(t.TempDir(), "tree-") //nolint:usetesting // one for each round
 		if err != nil {
 			rt.Fatal(err)
 		}
