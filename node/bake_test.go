@@ -46,6 +46,10 @@ func (a *agent) program(w http.ResponseWriter, r *http.Request) {
 		send := func(kind string, body map[string]any) {
 			_ = out.Send(&eventMessage{map[string]any{kind: body}}) // whoever asked may have gone
 		}
+		if command == "serve" { // before anybody who waits for its start asks what is remembered
+			token, _ := guest.Recall()
+			guest.Remember(token, "it serves")
+		}
 		send("start", map[string]any{"pid": 1})
 		if command == "third" {
 			a.mu.Lock()
@@ -56,8 +60,6 @@ func (a *agent) program(w http.ResponseWriter, r *http.Request) {
 		}
 		switch command {
 		case "serve":
-			token, _ := guest.Recall()
-			guest.Remember(token, "it serves")
 			send("data", map[string]any{"stdout": connectjson.Bytes("it serves\n")})
 			<-ctx.Done()
 			return ctx.Err()
