@@ -65,6 +65,7 @@ type Depot struct {
 	mu       sync.Mutex
 	uploads  map[string]*upload       // by their ids; +checklocks:mu
 	received map[soulbox.TeamID]int64 // bytes of the uploads of teams; +checklocks:mu
+	finished map[soulbox.TeamID]int64 // bytes of those that became blobs since Open; +checklocks:mu
 	turns    map[turnKey]*turn        // of repositories; +checklocks:mu
 
 	parsed parsed
@@ -137,7 +138,7 @@ func Open(o Options) (*Depot, error) {
 	}
 	d := &Depot{
 		Options: o, building: make(chan struct{}, maxBuilding), wake: make(chan struct{}, 1),
-		uploads: map[string]*upload{}, received: map[soulbox.TeamID]int64{}, turns: map[turnKey]*turn{},
+		uploads: map[string]*upload{}, received: map[soulbox.TeamID]int64{}, finished: map[soulbox.TeamID]int64{}, turns: map[turnKey]*turn{},
 	}
 	d.life, d.end = context.WithCancel(context.Background())
 	return d, nil

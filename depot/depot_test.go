@@ -289,6 +289,51 @@ type broken struct{ err error }
 
 func (b broken) Read([]byte) (int, error) { return 0, b.err }
 
+// What a team may push is for all its uploads together, also while they go on.
+func TestUploadsTogether(t *testing.T) {
+	w := open(t, func(o *depot.Options) { o.MaxBlob, o.MaxTeam = 1000, 1500 })
+	ctx := t.Context()
+	var ids [2]string
+	for i := range ids {
+		var err error
+		if ids[i], err = w.BeginUpload(ctx, ours, app); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in, out := io.Pipe()
+	first := make(chan error, 1)
+	go func() {
+		_, err := w.AppendUpload(ctx, ours, app, ids[0], -1, in)
+		first <- err
+	}()
+	send := func(n int) {
+		if _, err := out.Write(make([]byte, n)); err != nil {
+			t.Error(err)
+		}
+	}
+	send(400)
+	blob := make([]byte, 1000)
+	digest := soulbox.DigestOf(blob)
+	if err := w.FinishUpload(ctx, ours, app, ids[1], -1, digest, bytes.NewReader(blob)); err != nil {
+		t.Fatal(err)
+	}
+	send(100) // which is all that it may
+	send(1)
+	wantKind(t, "one byte more, in an upload that began before", <-first, soulbox.Exhausted)
+	if got, err := w.UploadSize(ctx, ours, app, ids[0]); err != nil || got != 0 {
+		t.Errorf("%d bytes are left of it, %v", got, err)
+	}
+	if _, err := w.AppendUpload(ctx, ours, app, ids[0], -1, bytes.NewReader(make([]byte, 500))); err != nil {
+		t.Errorf("as much as it may: %v", err)
+	}
+	if err := w.CancelUpload(ctx, ours, app, ids[0]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.BeginUpload(ctx, ours, app); err != nil {
+		t.Errorf("after it was cancelled: %v", err)
+	}
+}
+
 func TestUploadBounds(t *testing.T) {
 	w := open(t, func(o *depot.Options) { o.MaxBlob, o.MaxTeam = 1000, 2500 })
 	ctx := t.Context()

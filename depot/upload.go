@@ -65,19 +65,33 @@ func (d *Depot) BeginUpload(ctx context.Context, team soulbox.TeamID, repo soulb
 	return u.id, f.Close()
 }
 
-// room returns how much more a team may push.
-func (d *Depot) room(ctx context.Context, team soulbox.TeamID) (int64, error) {
+// room refuses a team that has pushed all that it may. It returns what the team
+// had pushed in blobs, less what admit counts of them.
+func (d *Depot) room(ctx context.Context, team soulbox.TeamID) (pushed int64, err error) {
+	// In this order: an upload that becomes a blob meanwhile is counted twice,
+	// and not never.
+	d.mu.Lock()
+	finished := d.finished[team]
+	d.mu.Unlock()
 	claimed, err := d.Store.ClaimedBytes(ctx, team)
 	if err != nil {
 		return 0, err
 	}
+	pushed = claimed - finished
+	return pushed, d.admit(team, pushed, 0)
+}
+
+// admit counts n bytes more of a team, unless that is more than it may push. Its
+// other uploads, which go on at the same time, are seen each time.
+func (d *Depot) admit(team soulbox.TeamID, pushed int64, n int) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	left := int64(d.MaxTeam) - claimed - d.received[team]
-	if left <= 0 {
-		return 0, soulbox.Errorf(soulbox.Exhausted, "your team has pushed %d MiB within a day, and may push %d", (claimed+d.received[team])>>20, d.MaxTeam/soulbox.MiB)
+	have := pushed + d.finished[team] + d.received[team]
+	if have+int64(n) > int64(d.MaxTeam) || n == 0 && have == int64(d.MaxTeam) {
+		return soulbox.Errorf(soulbox.Exhausted, "your team has pushed %d MiB within a day, and may push %d", have>>20, d.MaxTeam/soulbox.MiB)
 	}
-	return left, nil
+	d.received[team] += int64(n)
+	return nil
 }
 
 // take returns an upload to whoever may go on with it, locked.
@@ -129,7 +143,7 @@ func (d *Depot) AppendUpload(ctx context.Context, team soulbox.TeamID, repo soul
 //
 // +checklocks:u.mu
 func (d *Depot) append(ctx context.Context, u *upload, r io.Reader) error {
-	left, err := d.room(ctx, u.team)
+	pushed, err := d.room(ctx, u.team)
 	if err != nil {
 		return err
 	}
@@ -137,7 +151,7 @@ func (d *Depot) append(ctx context.Context, u *upload, r io.Reader) error {
 	if err != nil {
 		return fmt.Errorf("append to upload: %w", err)
 	}
-	w := &receiver{d: d, u: u, w: f, ctx: ctx, left: left, room: int64(d.MaxBlob) - u.size}
+	w := &receiver{d: d, u: u, w: f, ctx: ctx, pushed: pushed, room: int64(d.MaxBlob) - u.size}
 	_, err = io.Copy(w, r)
 	if err = errors.Join(err, f.Close()); err == nil {
 		u.size += w.n
@@ -160,13 +174,13 @@ func (d *Depot) account(team soulbox.TeamID, n int64) {
 
 // A receiver writes an upload within its bounds.
 type receiver struct {
-	d    *Depot
-	u    *upload
-	w    io.Writer
-	ctx  context.Context //nolint:containedctx // lives no longer than the one call it is made for
-	n    int64           // that were written
-	left int64           // that the team may push, when it began
-	room int64           // that the blob may have
+	d      *Depot
+	u      *upload
+	w      io.Writer
+	ctx    context.Context //nolint:containedctx // lives no longer than the one call it is made for
+	n      int64           // that were written
+	pushed int64           // what room said when it began
+	room   int64           // that the blob may have
 }
 
 func (r *receiver) Write(p []byte) (int, error) {
@@ -175,12 +189,13 @@ func (r *receiver) Write(p []byte) (int, error) {
 		return 0, context.Cause(r.ctx)
 	case r.n+int64(len(p)) > r.room:
 		return 0, soulbox.Errorf(soulbox.TooLarge, "a layer has at most %d bytes", r.d.MaxBlob)
-	case r.n+int64(len(p)) > r.left:
-		return 0, soulbox.Errorf(soulbox.Exhausted, "your team may push %d MiB within a day, and this is more", r.d.MaxTeam/soulbox.MiB)
+	}
+	if err := r.d.admit(r.u.team, r.pushed, len(p)); err != nil {
+		return 0, err
 	}
 	n, err := r.w.Write(p)
 	r.n += int64(n)
-	r.d.account(r.u.team, int64(n))
+	r.d.account(r.u.team, int64(n-len(p)))
 	return n, err
 }
 
@@ -207,6 +222,9 @@ func (d *Depot) FinishUpload(ctx context.Context, team soulbox.TeamID, repo soul
 		}
 		return err
 	}
+	d.mu.Lock()
+	d.finished[u.team] += u.size
+	d.mu.Unlock()
 	return d.drop(u)
 }
 
