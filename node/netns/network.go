@@ -248,7 +248,7 @@ func Purge(ctx context.Context, log *slog.Logger, opts Options) error {
 		return err
 	}
 	if !p.prefix.IsValid() {
-		p.prefix = prefixes()[0] // only names matter here
+		p.prefix = prefixes(p.instance)[0] // only names matter here
 	}
 	found, _, err := p.leftovers()
 	if err != nil {

@@ -379,7 +379,7 @@ func TestPurge(t *testing.T) {
 }
 
 func TestPrefixIsTaken(t *testing.T) {
-	w := newWorld(t)
+	newWorld(t)
 	_, dst, err := net.ParseCIDR("10.213.128.0/20")
 	must(t, err)
 	must(t, netlink.RouteAdd(&netlink.Route{Dst: dst, Gw: net.ParseIP(public)}))
@@ -393,9 +393,42 @@ func TestPrefixIsTaken(t *testing.T) {
 		t.Errorf("left after a refused Open: %q", got)
 	}
 	opts.Prefix = netip.Prefix{}
-	l := take(t, w.open(t, opts))
-	if want := netip.MustParsePrefix("10.181.0.0/16"); !want.Contains(l.Addr) {
-		t.Errorf("address %s, want one in %s", l.Addr, want)
+	route := func(prefix string) {
+		t.Helper()
+		_, dst, err := net.ParseCIDR(prefix)
+		must(t, err)
+		must(t, netlink.RouteAdd(&netlink.Route{Dst: dst, Gw: net.ParseIP(public)}))
+	}
+	chosen := func(opts netns.Options) netip.Prefix {
+		t.Helper()
+		n, err := netns.Open(t.Context(), logger(t), opts, nil)
+		must(t, err)
+		addr := take(t, n).Addr
+		must(t, n.Close())
+		purge(t, opts)
+		return netip.PrefixFrom(addr, 16).Masked()
+	}
+	first := chosen(opts)
+	if again := chosen(opts); again != first {
+		t.Errorf("the same instance chose %s, then %s", first, again)
+	}
+	other := opts
+	other.Instance = "u"
+	if got := chosen(other); got == first {
+		t.Errorf("two instances chose %s, one as the other", got)
+	}
+	route(first.String())
+	if got := chosen(opts); got.Overlaps(first) {
+		t.Errorf("chose %s, which is routed", got)
+	}
+	route("10.0.0.0/8")
+	if got, want := chosen(opts), netip.MustParsePrefix("172.30.0.0/16"); got != want {
+		t.Errorf("chose %s where all of 10 is routed, want %s", got, want)
+	}
+	route("172.16.0.0/12")
+	route("198.18.0.0/15")
+	if _, err = netns.Open(t.Context(), logger(t), opts, nil); soulbox.KindOf(err) != soulbox.Conflict || !strings.Contains(err.Error(), "configure a network prefix") {
+		t.Errorf("Open where everything is routed = %v, want a conflict that says what to do", err)
 	}
 }
 

@@ -2,8 +2,10 @@ package netns
 
 import (
 	"fmt"
+	"hash/fnv"
 	"net/netip"
 	"path/filepath"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 
@@ -24,7 +26,7 @@ type Options struct {
 
 	// Prefix is the IPv4 range that sandboxes get their addresses from; each
 	// takes four. It must not be routed by the host otherwise. The zero value
-	// takes the first free one of a short list, 10.213.0.0/16 being the first.
+	// takes the first free one of a list, which begins elsewhere for each instance.
 	Prefix netip.Prefix
 
 	// Resolver answers the names of all sandboxes on port 53. The zero value
@@ -41,18 +43,25 @@ const (
 	defaultMTU = 1500 // Ethernet's, for a host without a default route
 )
 
-// prefixes returns the ranges tried in turn when none is configured. The first
-// is private space that no common tool hands out: Docker takes 172.17–172.31
-// and 192.168, Kubernetes distributions 10.42, 10.43, 10.96 and 10.244, Podman
-// 10.88, libvirt 192.168.122, and the clouds start from 10.0 and 10.128. The
-// last is the benchmark range, which nobody routes.
-func prefixes() []netip.Prefix {
-	return []netip.Prefix{
-		netip.MustParsePrefix("10.213.0.0/16"),
-		netip.MustParsePrefix("10.181.0.0/16"),
-		netip.MustParsePrefix("172.30.0.0/16"),
-		netip.MustParsePrefix("198.18.0.0/16"),
+// prefixes returns the ranges that the instance tries in turn when none is
+// configured. Private space with an odd second byte is what no common tool hands
+// out: Docker takes 172.17–172.31 and 192.168, Kubernetes distributions 10.42,
+// 10.43, 10.96 and 10.244, Podman 10.88, libvirt 192.168.122, the clouds start
+// from 10.0, and Google's networks have even bytes from 10.128. Each instance
+// begins elsewhere, so that two which start at the same moment hardly ever choose
+// the same. The last two are for a host that routes all of 10.
+func prefixes(instance string) []netip.Prefix {
+	var all []netip.Prefix
+	for second := 161; second < 243; second += 2 {
+		all = append(all, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(second), 0, 0}), 16))
 	}
+	h := fnv.New32a()
+	h.Write([]byte(instance))
+	at := int(h.Sum32() % uint32(len(all)))
+	return slices.Concat(all[at:], all[:at], []netip.Prefix{
+		netip.MustParsePrefix("172.30.0.0/16"),
+		netip.MustParsePrefix("198.18.0.0/16"), // for benchmarks: nobody routes it
+	})
 }
 
 // plan checks the options that name things; the prefix stays as configured.
@@ -100,7 +109,7 @@ func (p plan) choosePrefix(kept map[Slot]netip.Addr) (netip.Prefix, error) {
 		}
 		return p.prefix, nil
 	}
-	candidates := prefixes()
+	candidates := prefixes(p.instance)
 	for _, c := range candidates {
 		p.prefix = c
 		fits := len(kept) > 0
