@@ -34,11 +34,19 @@ type BuildOptions struct {
 	Started time.Time
 }
 
+// clockTick is by how much the time that the kernel gives a file may lie behind
+// the clock: one tick at 100 a second.
+const clockTick = 10 * time.Millisecond
+
 // Build makes an image of the tree at dir, which must not change meanwhile, and
 // returns it. Building the same content again returns the image that is there.
 // Extended attributes are not kept: gVisor cannot read them in EROFS.
 func (s *Store) Build(ctx context.Context, dir string, opts BuildOptions) (Image, error) {
-	newest, err := newestBefore(ctx, dir, opts.Started)
+	limit := opts.Started
+	if !limit.IsZero() {
+		limit = limit.Add(-clockTick)
+	}
+	newest, err := newestBefore(ctx, dir, limit)
 	if err != nil {
 		return Image{}, fmt.Errorf("build image of %s: %w", dir, err)
 	}

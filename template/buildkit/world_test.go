@@ -291,11 +291,12 @@ func engineOptions(dir string, out *slog.Logger, n *node.Node, images *rootfs.St
 			return n.OpenCell(ctx, size, internet)
 		},
 		Pack: func(ctx context.Context, dir, source string) (buildkit.Packed, error) {
+			started := time.Now()
 			u, err := rootfs.Prepare(dir, strings.NewReader("agent"))
 			if err != nil {
 				return buildkit.Packed{}, err
 			}
-			img, err := images.Build(ctx, dir, rootfs.BuildOptions{Source: source})
+			img, err := images.Build(ctx, dir, rootfs.BuildOptions{Source: source, Started: started})
 			return buildkit.Packed{Image: img.ID, User: u.Name, Facts: soulbox.BuildFacts{Bytes: soulbox.Bytes(img.Size)}}, err
 		},
 		AddUser: rootfs.AddUser, MakeDir: rootfs.MakeDir, Unpack: images.Unpack, MinFree: soulbox.MiB,
