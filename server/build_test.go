@@ -210,6 +210,7 @@ func failing(t *testing.T, c *client.Client, name string) *soulbox.Build {
 // build, alone, and starts it again: the build goes on to its end without
 // anybody asking, and nothing is left of the first attempt.
 func TestBuildKilledAtEachStep(t *testing.T) {
+	t.Parallel()
 	s := servertest.New(t)
 	for _, step := range []string{
 		"build/recorded", "build/solved", "build/packed", "bake/booted", "bake/ready", "bake/frozen", "bake/written", "build/baked", "build/finished",

@@ -40,6 +40,7 @@ var steps = []struct{ name, during string }{
 // that nothing happened to still answers, whether each other one is either
 // whole or gone, and whether anything is left over.
 func TestKilledAtEachStep(t *testing.T) {
+	t.Parallel()
 	s := servertest.New(t)
 	for _, step := range steps {
 		t.Run(step.name, func(t *testing.T) {

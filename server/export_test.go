@@ -318,6 +318,7 @@ func wantSkopeo(t *testing.T, img v1.Image, file string) {
 // TestExportKilled kills the server with SIGKILL when the layer is there, and
 // again while it is sent: the client hears of it, and nothing is left.
 func TestExportKilled(t *testing.T) {
+	t.Parallel()
 	s := servertest.New(t)
 	for _, during := range []string{"packing", "sending"} {
 		t.Run(during, func(t *testing.T) {

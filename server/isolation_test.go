@@ -273,6 +273,7 @@ func TestRuncTemplate(t *testing.T) {
 // TestRuncKilledAtEachStep kills the server in the middle of making such a
 // sandbox. Nothing is left of it, and another one lives on.
 func TestRuncKilledAtEachStep(t *testing.T) {
+	t.Parallel()
 	s := servertest.New(t)
 	s.Settings = "isolation: [runc]\n"
 	for _, step := range []string{"runc/named", "runc/recorded", "runc/forked", "runc/saved", "runc/running", "node/started"} {

@@ -126,6 +126,7 @@ var twice = map[string]string{"node/frozen": "node/thawed", "remove/begun": "rem
 // with its files, and with its programs where that was promised; others must
 // not have noticed; and nothing may be left over.
 func TestOutage(t *testing.T) {
+	t.Parallel()
 	for _, all := range []bool{false, true} {
 		name := map[bool]string{false: "server", true: "everything"}[all]
 		t.Run(name, func(t *testing.T) {

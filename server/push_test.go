@@ -332,6 +332,7 @@ func (p *pusher) skopeo(want v1.Image) {
 // and starts it again: the same push works then, and nothing is left of the
 // first attempt.
 func TestPushKilledAtEachStep(t *testing.T) {
+	t.Parallel()
 	s := servertest.New(t)
 	for i, step := range []string{"push/stored", "push/stored@3", "push/claimed", "import/packed", "push/built"} {
 		t.Run(step, func(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 // What slept can be woken, and of what ran either a checkpoint is offered or it
 // is said what became of it.
 func TestReboot(t *testing.T) {
+	t.Parallel()
 	s := servertest.New(t)
 	o := &outage{s: s}
 	start := func() {

@@ -326,6 +326,7 @@ func TestSessionLeavesWorkAlone(t *testing.T) {
 // what it does to sessions, starts it again, and looks whether the session is
 // whole, and its log without a hole or a repetition.
 func TestSessionKilledAtEachStep(t *testing.T) {
+	t.Parallel()
 	s := servertest.New(t)
 	for _, step := range []string{
 		"session/recorded", "session/joined", "session/left", "session/stored@40", "session/drafted", "session/saved", "session/rolledback", "session/ended",

@@ -69,6 +69,7 @@ func TestWarm(t *testing.T) {
 // TestKilledAroundWarm kills the server when a sandbox has just been made
 // ahead, and when somebody has just been given one.
 func TestKilledAroundWarm(t *testing.T) {
+	t.Parallel()
 	s := servertest.New(t)
 	s.Warm = true
 	for _, step := range []string{"node/warm@2", "node/claimed"} {
