@@ -31,6 +31,7 @@ var doors = []struct {
 	// Inside the sandbox. The agent must stay small, so it may not even
 	// know the nouns.
 	{"agent/", []string{"internal/", "agent/"}},
+	{"kit/", []string{"internal/", "kit/"}},
 
 	// Doing.
 	{"image", []string{".", "internal/"}},
