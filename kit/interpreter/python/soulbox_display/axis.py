@@ -71,7 +71,8 @@ class Axis:
         if self.categories is not None:
             return "categorical"
         # Names that are written by hand at 0, 1, 2, … are categories, too.
-        named = at and all(v == n and not number(label, n) for n, (v, label) in enumerate(zip(at, labels)))
+        named = len(at) == len(labels) > 0
+        named = named and all(v == n and label and not number(label, n) for n, (v, label) in enumerate(zip(at, labels)))
         return "categorical" if named else "linear"
 
     def value(self, v):
@@ -120,8 +121,10 @@ class Axis:
             uses = Counter(near)
             if None not in uses and (len(set(uses.values())) == 1 and (not alone or len(uses) == len(positions))):
                 return [ticks[n][1] for n in near]
-        labels = {} if self.counting() else {short(at): label for at, label in ticks}
-        return [labels.get(short(v)) or self.name(v) for v in positions]
+        labels = [""] * len(positions)
+        if not self.counting() and len(positions) <= limits.TICKS:
+            labels = self.axis.get_major_formatter().format_ticks(positions)
+        return [text(label) or self.name(v) for label, v in zip(labels, positions)]
 
     def name(self, v):
         value = v if isinstance(v, str) else self.value(v)

@@ -123,13 +123,13 @@ class Subplot:
     def drawn(self):
         """The artists that draw where data is, in the order of drawing."""
         import numpy
-        from matplotlib import axes, axis, collections, legend, lines, patches, spines, table
+        from matplotlib import axis, collections, legend, lines, patches, spines, table
         from matplotlib import text as texts
 
-        frame = (axes.Axes, axis.Axis, legend.Legend, patches.FancyArrowPatch, spines.Spine, table.Table, texts.Text)
+        frame = (axis.Axis, legend.Legend, patches.FancyArrowPatch, spines.Spine, table.Table, texts.Text)
         for artist in self.axes.get_children():
-            if isinstance(artist, frame) or artist is self.axes.patch:
-                continue
+            if isinstance(artist, frame) or artist is self.axes.patch or hasattr(artist, "xaxis"):
+                continue  # the latter are Axes and the second scales of this one
             if isinstance(artist, (lines.Line2D, patches.Patch)) and not self.with_data(artist.get_transform()):
                 continue  # such as a line or span across the whole Axes
             if isinstance(artist, lines.Line2D):
@@ -164,7 +164,7 @@ class Subplot:
         if legend is None:
             return
         artists = [*self.lines, *self.scatters, *self.stairs, *(c for c, _ in self.bars)]
-        taken = {self.names.get(id(artist), artist.get_label()) for artist in artists}
+        taken = {self.written(artist) for artist in artists}
         handles = getattr(legend, "legend_handles", None) or legend.legendHandles  # the name before matplotlib 3.7
         labels = [written.get_text() for written in legend.get_texts()]
         colours = [colour(handle) for handle in handles]
@@ -173,7 +173,11 @@ class Subplot:
                 self.colours[of] = label
 
     def unnamed(self, artist):
-        return self.names.get(id(artist), artist.get_label()).startswith("_")
+        return self.written(artist).startswith("_")
+
+    def written(self, artist):
+        """The label of an artist or of its container; matplotlib's own begin with _."""
+        return self.names.get(id(artist), artist.get_label()) or "_"
 
     def kinds(self):
         points = "scatter" if self.scatters else "line"
@@ -215,10 +219,10 @@ class Subplot:
 
         The legend knows it by the colour of the artist, or of the first of many.
         """
-        label = self.names.get(id(artist), artist.get_label())
-        if not label or label.startswith("_"):
-            label = self.colours.get(colour(first or artist)) or label
-        if label and not label.startswith("_"):
+        label = self.written(artist)
+        if label.startswith("_"):
+            label = self.colours.get(colour(first or artist), label)
+        if not label.startswith("_"):
             return text(label)
         digits = label.lstrip("_abcdefghijklmnopqrstuvwxyz")
         return f"{kind} {digits if digits.isdecimal() else n}"
@@ -254,11 +258,9 @@ class Subplot:
             spans = [sorted(b.get_bbox().intervalx if upright else b.get_bbox().intervaly) for b in bars]
             values = [b.get_height() if upright else b.get_width() for b in bars]
             labels = (self.x if upright else self.y).stands(spans)
-            group = self.label(c, "Group", n, bars[0])
-            for bar, label, value in zip(bars, labels, values):
-                own = bar.get_label()  # bars may have labels one by one
-                of = text(own) if c.get_label().startswith("_") and own and not own.startswith("_") else group
-                elements.append({"label": label, "group": of, "value": finite(value)})
+            groups = self.groups(c, bars, n)
+            for group, label, value in zip(groups, labels, values):
+                elements.append({"label": label, "group": group, "value": finite(value)})
         for n, patch in enumerate(self.stairs):
             values, edges, _ = patch.get_data()
             axis = self.x if patch.orientation == "vertical" else self.y
@@ -266,6 +268,17 @@ class Subplot:
             for label, value in zip(axis.stands(list(zip(edges[:-1].tolist(), edges[1:].tolist()))), values.tolist()):
                 elements.append({"label": label, "group": group, "value": finite(value)})
         return elements
+
+    def groups(self, c, bars, n):
+        """The group of each bar of a container."""
+        group = self.label(c, "Group", n, bars[0])
+        own = [bar.get_label() for bar in bars]
+        own = [None if not label or label.startswith("_") else text(label) for label in own]
+        if not self.unnamed(c) or not own[0]:
+            return [group] * len(bars)
+        if not any(own[1:]):  # a histogram has its label there
+            return own[:1] * len(bars)
+        return [label or group for label in own]
 
     def pie_elements(self):
         labels = [wedge.get_label() for wedge in self.wedges]
