@@ -71,7 +71,7 @@ def cells(column):
     try:
         return column.to_pylist()
     except Exception:  # such as nanoseconds, when pandas is not there
-        return [str(v) if v.is_valid else None for v in column]
+        return column.cast("string").to_pylist()
 
 
 def name(label):

@@ -137,5 +137,3 @@ def add(make):
 for make in figures:
     add(make)
 
-if __name__ == "__main__":
-    unittest.main()
