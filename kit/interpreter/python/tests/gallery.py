@@ -143,7 +143,9 @@ def markers_alone():
 def steps():
     fig, ax = plt.subplots()
     x = np.arange(14)
-    drawn = [ax.step(x, np.sin(x / 2) + n, where=where, label=where)[0] for n, where in enumerate(("pre", "mid", "post"))]
+    drawn = [
+        ax.step(x, np.sin(x / 2) + n, where=where, label=where)[0] for n, where in enumerate(("pre", "mid", "post"))
+    ]
     return fig, [lines(ax, *drawn)]
 
 
@@ -477,7 +479,9 @@ def bars_in_groups():
     at = np.arange(3)
     width = 0.25
     drawn = []
-    for n, (what, values) in enumerate({"depth": [18, 18, 14], "length": [38, 48, 47], "flipper": [189, 195, 217]}.items()):
+    for n, (what, values) in enumerate(
+        {"depth": [18, 18, 14], "length": [38, 48, 47], "flipper": [189, 195, 217]}.items()
+    ):
         container = ax.bar(at + n * width, values, width, label=what)
         ax.bar_label(container, padding=3)
         drawn.append(container)
@@ -818,7 +822,11 @@ def mosaic():
     fig, axes = plt.subplot_mosaic([["left", "right"], ["left", "low"]])
     (line,) = axes["left"].plot([1, 2, 3], label="line")
     _, edges, counted = axes["right"].hist([1, 2, 2.5, 4], bins=3, label="n")
-    return fig, [lines(axes["left"], line), bars(axes["right"], spans(edges), counted, groups=["n"]), lines(axes["low"])]
+    return fig, [
+        lines(axes["left"], line),
+        bars(axes["right"], spans(edges), counted, groups=["n"]),
+        lines(axes["low"]),
+    ]
 
 
 @figure

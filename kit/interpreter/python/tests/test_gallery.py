@@ -58,7 +58,9 @@ class Gallery(unittest.TestCase):
         chart = json.loads(json.dumps(after, allow_nan=False))
         parts = [chart]
         if len(wants) > 1:
-            self.assertEqual((chart["type"], chart["title"]), ("superchart", fig._suptitle.get_text() if fig._suptitle else ""))
+            self.assertEqual(
+                (chart["type"], chart["title"]), ("superchart", fig._suptitle.get_text() if fig._suptitle else "")
+            )
             self.assertEqual(set(chart), {"type", "title", "elements"})
             parts = chart["elements"]
         self.assertEqual(len(parts), len(wants))
@@ -93,7 +95,9 @@ class Gallery(unittest.TestCase):
     def close(self, got, want):
         """Equal, but for the last digits of floats; pies have single precision."""
         if isinstance(want, float):
-            self.assertTrue(math.isclose(got, want, rel_tol=1e-12, abs_tol=1e-4 if want > 1 else 1e-12), f"{got} and {want}")
+            self.assertTrue(
+                math.isclose(got, want, rel_tol=1e-12, abs_tol=1e-4 if want > 1 else 1e-12), f"{got} and {want}"
+            )
         elif isinstance(want, (list, dict)):
             self.assertIsInstance(got, type(want))
             self.assertEqual(len(got), len(want))
@@ -136,4 +140,3 @@ def add(make):
 
 for make in figures:
     add(make)
-

@@ -114,5 +114,3 @@ class Arrow(unittest.TestCase):
         )
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
         self.assertEqual(out.strip(), "({'t': ['1970-01-01 00:00:00.000000001', None]}, None)")
-
-

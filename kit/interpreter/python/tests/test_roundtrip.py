@@ -22,13 +22,19 @@ from soulbox_display import charts, tables  # noqa: E402
 numbers = st.floats(-1e100, 1e100, allow_subnormal=False)
 gaps = st.one_of(numbers, st.just(math.nan))
 # Without what matplotlib reads as mathematics, and what is no character.
-names = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z"), exclude_characters="$_\\"), min_size=1, max_size=20)
+names = st.text(
+    st.characters(codec="utf-8", exclude_categories=("C", "Z"), exclude_characters="$_\\"), min_size=1, max_size=20
+)
 labels = names.map(lambda name: "n" + name)
-moments = st.datetimes(datetime.datetime(1700, 1, 1), datetime.datetime(2200, 1, 1)).map(lambda t: t.replace(microsecond=0))
+moments = st.datetimes(datetime.datetime(1700, 1, 1), datetime.datetime(2200, 1, 1)).map(
+    lambda t: t.replace(microsecond=0)
+)
 
 
 def thorough(test):
-    return settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)(test)
+    return settings(
+        max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None
+    )(test)
 
 
 def chart(draw):
@@ -56,7 +62,9 @@ class RoundTrip(unittest.TestCase):
         plt.close("all")
 
     @thorough
-    @given(st.lists(st.tuples(labels, st.lists(st.tuples(numbers, gaps), min_size=1, max_size=30)), min_size=1, max_size=5))
+    @given(
+        st.lists(st.tuples(labels, st.lists(st.tuples(numbers, gaps), min_size=1, max_size=30)), min_size=1, max_size=5)
+    )
     def test_lines(self, series):
         series = [(label, points) for label, points in series if any(math.isfinite(y) for _, y in points)]
 
@@ -169,11 +177,15 @@ class RoundTrip(unittest.TestCase):
         )
     )
     def test_tables(self, columns):
-        columns = {name: [v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for v in values] for name, values in columns.items()}
+        columns = {
+            name: [v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for v in values]
+            for name, values in columns.items()
+        }
         data, note = tables.columns(tables.find(pd.DataFrame(columns)))
         self.assertIsNone(note)
         data = json.loads(json.dumps(data, allow_nan=False))
-        want = {n: [v.isoformat() if isinstance(v, datetime.datetime) else v for v in column(vs)] for n, vs in columns.items()}
+        want = {
+            n: [v.isoformat() if isinstance(v, datetime.datetime) else v for v in column(vs)]
+            for n, vs in columns.items()
+        }
         self.assertEqual(data, want)
-
-

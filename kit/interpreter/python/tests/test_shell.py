@@ -173,8 +173,14 @@ class Results(Shell):
             ([1, "a", None, True, 1.5], [1, "a", None, True, 1.5]),
             ({"a": {"b": (1, [])}}, {"a": {"b": [1, []]}}),
             ([float("nan"), float("inf")], [None, None]),
-            ({1: "a", None: "b", True: "c", 1.5: "d", when: "e"}, {"1": "c", "null": "b", "1.5": "d", when.isoformat(): "e"}),
-            ([np.float32(0.5), np.int64(7), np.bool_(True), np.array([[1, 2], [3, 4]])], [0.5, 7, True, [[1, 2], [3, 4]]]),
+            (
+                {1: "a", None: "b", True: "c", 1.5: "d", when: "e"},
+                {"1": "c", "null": "b", "1.5": "d", when.isoformat(): "e"},
+            ),
+            (
+                [np.float32(0.5), np.int64(7), np.bool_(True), np.array([[1, 2], [3, 4]])],
+                [0.5, 7, True, [[1, 2], [3, 4]]],
+            ),
             ([when, when.date(), when.time()], ["2024-01-02T03:04:05", "2024-01-02", "03:04:05"]),
             ([np.datetime64("2024-01-02T03:04")], ["2024-01-02T03:04"]),
             ([Point(0.5), Colour.RED, uuid.UUID(int=1)], [{"x": 0.5}, "red", "00000000-0000-0000-0000-000000000001"]),
@@ -234,7 +240,9 @@ class Images(Shell):
             self.assertEqual(file.read(4), b"\x89PNG")
 
     def test_saved_in_memory(self):
-        self.assertEqual(self.run_cell("import io\nfrom PIL import Image\nImage.new('L', (1, 1)).save(io.BytesIO(), 'PNG')"), [])
+        self.assertEqual(
+            self.run_cell("import io\nfrom PIL import Image\nImage.new('L', (1, 1)).save(io.BytesIO(), 'PNG')"), []
+        )
 
     def test_saved_by_matplotlib(self):
         code = "%matplotlib inline\nfrom matplotlib.figure import Figure\nFigure().savefig('c.png')"
@@ -249,5 +257,3 @@ class Images(Shell):
         (got,) = self.run_cell("from PIL import Image\nImage.new('1', (7000, 7000)).save('d.png')")
         self.assertEqual(got["soulbox/note"], f"the image is left out: it has more than {limits.PIXELS} pixels")
         self.assertTrue(os.path.getsize("d.png"))
-
-

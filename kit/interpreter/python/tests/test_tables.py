@@ -42,11 +42,17 @@ class Frames(unittest.TestCase):
             "ordered": (pd.Series(pd.Categorical([3, 1], ordered=True)), [3, 1]),
             "complex": (pd.Series([1 + 2j]), ["(1+2j)"]),
             "datetime": (pd.Series(pd.to_datetime(["2024-02-29 12:30:00", None])), ["2024-02-29T12:30:00", None]),
-            "nanoseconds": (pd.Series([pd.Timestamp("2024-01-01T00:00:00.000000001")]), ["2024-01-01T00:00:00.000000001"]),
+            "nanoseconds": (
+                pd.Series([pd.Timestamp("2024-01-01T00:00:00.000000001")]),
+                ["2024-01-01T00:00:00.000000001"],
+            ),
             "zone": (pd.Series([pd.Timestamp("2024-01-01", tz="Europe/Prague")]), ["2024-01-01T00:00:00+01:00"]),
             "date": (pd.Series([datetime.date(2024, 1, 2), pd.NaT]), ["2024-01-02", None]),
             "time": (pd.Series([datetime.time(1, 2, 3)]), ["01:02:03"]),
-            "timedelta": (pd.Series(pd.to_timedelta(["1 days 02:03:04.5", "-1s", None])), ["P1DT2H3M4.5S", "-P0DT0H0M1S", None]),
+            "timedelta": (
+                pd.Series(pd.to_timedelta(["1 days 02:03:04.5", "-1s", None])),
+                ["P1DT2H3M4.5S", "-P0DT0H0M1S", None],
+            ),
             "period": (pd.Series(pd.period_range("2024-01", periods=2, freq="M")), ["2024-01", "2024-02"]),
             "interval": (pd.Series(pd.interval_range(0, 2)), ["(0, 1]", "(1, 2]"]),
             "sparse": (pd.Series(pd.arrays.SparseArray([0, 0, 1])), [0, 0, 1]),
@@ -58,7 +64,10 @@ class Frames(unittest.TestCase):
             "tuple": (pd.Series([(1, np.nan)]), [[1, None]]),
             "list": (pd.Series([[1, [2, "x"]]]), [[1, [2, "x"]]]),
             "set": (pd.Series([frozenset([7])]), [[7]]),
-            "dict": (pd.Series([{"a": np.int64(1), 2: None, None: [pd.Timestamp("2024")]}]), [{"a": 1, "2": None, "null": ["2024-01-01T00:00:00"]}]),
+            "dict": (
+                pd.Series([{"a": np.int64(1), 2: None, None: [pd.Timestamp("2024")]}]),
+                [{"a": 1, "2": None, "null": ["2024-01-01T00:00:00"]}],
+            ),
             "array": (pd.Series([np.array([[1.5, np.nan]])]), [[[1.5, None]]]),
             "uuid": (pd.Series([uuid.UUID(int=5)]), ["00000000-0000-0000-0000-000000000005"]),
             "surrogate": (pd.Series(["a\ud800b"], dtype="object"), ["a?b"]),
@@ -151,5 +160,3 @@ class Limits(unittest.TestCase):
         inner.append(inner)
         got, note = self.cut(pd.DataFrame({"v": [1, inner]}))
         self.assertEqual((got, note), ({"v": [1]}, "data has only the first 1 of 2 rows"))
-
-
