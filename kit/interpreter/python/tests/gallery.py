@@ -11,6 +11,7 @@ import math
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib import cbook, dates, ticker
 from matplotlib.patches import Polygon
 
@@ -878,6 +879,57 @@ def pandas_boxes():
     frame = pd.DataFrame({"a": [1.0, 2, 3, 4, 20], "b": [2.0, 2, 3, 5, 6]})
     ax, drawn = frame.boxplot(return_type="both")
     return ax.figure, [boxplots(ax, ["a", "b"], [frame["a"], frame["b"]], drawn)]
+
+
+# seaborn
+
+
+def birds():
+    return pd.DataFrame(
+        {"kind": list("aabbccaabbcc"), "sex": list("fmfmfmfmfmfm"), "mass": [3.0, 4, 5, 6, 7, 9, 2, 5, 5, 7, 8, 8]}
+    )
+
+
+@figure
+def seaborn_bars_in_groups():
+    ax = sns.barplot(data=birds(), x="kind", y="mass", hue="sex", order=list("abc"), hue_order=list("fm"))
+    means = birds().groupby(["sex", "kind"])["mass"].mean()
+    elements = [{"label": k, "group": s, "value": float(means[s, k])} for s in "fm" for k in "abc"]
+    return ax.figure, [Want(ax, "bar", elements)]
+
+
+@figure
+def seaborn_counts_lying():
+    ax = sns.countplot(data=birds(), y="kind", order=list("abc"))
+    elements = [{"label": k, "group": "Group 0", "value": 4.0} for k in "abc"]
+    return ax.figure, [Want(ax, "bar", elements, upright=False)]
+
+
+@figure
+def seaborn_boxes():
+    ax = sns.boxplot(data=birds(), x="kind", y="mass", order=list("abc"))
+    data = [birds().query("kind == @k")["mass"] for k in "abc"]
+    levels = [line for line in ax.lines if len(line.get_xydata()) == 2 and len(set(line.get_ydata())) == 1]
+    medians = [
+        max((n for n in levels if round(sum(n.get_xdata()) / 2) == at), key=lambda n: np.ptp(n.get_xdata()))
+        for at in range(3)
+    ]
+    return ax.figure, [boxplots(ax, list("abc"), data, {"medians": medians})]
+
+
+@figure
+def seaborn_scatter():
+    ax = sns.scatterplot(data=birds(), x="mass", y="kind")
+    (drawn,) = (one for one in ax.collections if len(one.get_offsets()))
+    return ax.figure, [scatters(ax, drawn, labels=["Scatter 0"], y=list(birds()["kind"]), scales=(None, "categorical"))]
+
+
+@figure
+def seaborn_lines_in_groups():
+    data = pd.DataFrame({"t": [1, 2, 3, 1, 2, 3], "v": [1.0, 3, 2, 4, 2, 5], "who": list("xxxyyy")})
+    ax = sns.lineplot(data=data, x="t", y="v", hue="who")
+    drawn = [line for line in ax.lines if len(line.get_xydata())]
+    return ax.figure, [lines(ax, *drawn, labels=["x", "y"])]
 
 
 # What E2B has no word for

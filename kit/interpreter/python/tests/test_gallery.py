@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 from e2b_code_interpreter import charts as sdk  # noqa: E402
 from gallery import figures  # noqa: E402
 from matplotlib import dates  # noqa: E402
+
 from soulbox_display import charts  # noqa: E402
 
 CLASSES = {

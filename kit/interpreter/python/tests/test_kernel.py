@@ -60,7 +60,7 @@ class Kernel(unittest.TestCase):
         self.assertEqual(result["application/json"], {"value": [None, [1, 2]]})
 
     def test_errors_have_no_colours(self):
-        for code in ("1/0", "1 +", "def f(): f()\nf()", "raise ExceptionGroup('a', [ValueError()])"):
+        for code in ("1/0", "1 +", "def f(): f()\nf()"):
             messages = self.run_cell(code)
             self.assertEqual(messages[-1][0], "error")
             self.assertNotIn("\x1b", "\n".join(messages[-1][1]["traceback"]))

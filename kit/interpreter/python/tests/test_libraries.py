@@ -9,6 +9,7 @@ import unittest
 
 import polars as pl
 import pyarrow as pa
+
 from soulbox_display import limits, tables
 
 

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from matplotlib import cbook  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+
 from soulbox_display import charts, tables  # noqa: E402
 
 # Larger numbers overflow in matplotlib's own margins.

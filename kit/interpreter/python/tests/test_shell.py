@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.interactiveshell import InteractiveShell
+
 from soulbox_display import limits
 
 
@@ -174,8 +175,8 @@ class Results(Shell):
             ({"a": {"b": (1, [])}}, {"a": {"b": [1, []]}}),
             ([float("nan"), float("inf")], [None, None]),
             (
-                {1: "a", None: "b", True: "c", 1.5: "d", when: "e"},
-                {"1": "c", "null": "b", "1.5": "d", when.isoformat(): "e"},
+                {1: "a", None: "b", False: "c", 1.5: "d", when: "e"},
+                {"1": "a", "null": "b", "false": "c", "1.5": "d", when.isoformat(): "e"},
             ),
             (
                 [np.float32(0.5), np.int64(7), np.bool_(True), np.array([[1, 2], [3, 4]])],

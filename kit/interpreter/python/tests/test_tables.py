@@ -9,6 +9,7 @@ import uuid
 
 import numpy as np
 import pandas as pd
+
 from soulbox_display import limits, tables
 
 
