@@ -118,7 +118,7 @@ func install(ctx context.Context, interpreter, lock string, more ...string) ([]b
 
 // cached returns a folder that is made once for a lock file and an interpreter.
 // Whoever comes while somebody else makes it waits.
-func cached(t *testing.T, interpreter, lock string, make func(ctx context.Context, dir string) ([]byte, error)) string {
+func cached(t *testing.T, interpreter, lock string, fill func(ctx context.Context, dir string) ([]byte, error)) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("tests", lock))
 	if err != nil {
@@ -134,7 +134,7 @@ func cached(t *testing.T, interpreter, lock string, make func(ctx context.Contex
 	}
 	sum := sha256.Sum256(append(text, version...))
 	dir := filepath.Join(cache, "soulbox", "python-"+hex.EncodeToString(sum[:8]))
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil { //nolint:gosec // a cache, like any other
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	guard, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o600)
@@ -152,7 +152,7 @@ func cached(t *testing.T, interpreter, lock string, make func(ctx context.Contex
 	if err := os.RemoveAll(dir); err != nil { // the half of one
 		t.Fatal(err)
 	}
-	if out, err := make(t.Context(), dir); err != nil {
+	if out, err := fill(t.Context(), dir); err != nil {
 		t.Fatalf("install %s: %v\n%s", lock, err, out)
 	}
 	if err := os.WriteFile(done, nil, 0o600); err != nil {

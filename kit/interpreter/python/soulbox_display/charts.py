@@ -77,7 +77,7 @@ class Subplot:
         from matplotlib import collections, lines, patches
 
         explained = self.containers()
-        artists = [artist for artist in self.drawn() if id(artist) not in explained]
+        artists = list(self.drawn(explained))
         self.boxes = boxes.find(artists)
         explained = {id(artist) for box in self.boxes for artist in box.artists}
         loose = False  # what explains something else, if there is something else
@@ -120,7 +120,7 @@ class Subplot:
                 self.names[id(c.markerline)] = c.get_label()
         return explained
 
-    def drawn(self):
+    def drawn(self, explained):
         """The artists that draw where data is, in the order of drawing."""
         import numpy
         from matplotlib import axis, collections, legend, lines, patches, spines, table
@@ -128,6 +128,8 @@ class Subplot:
 
         frame = (axis.Axis, legend.Legend, patches.FancyArrowPatch, spines.Spine, table.Table, texts.Text)
         for artist in self.axes.get_children():
+            if id(artist) in explained:
+                continue
             if isinstance(artist, frame) or artist is self.axes.patch or hasattr(artist, "xaxis"):
                 continue  # the latter are Axes and the second scales of this one
             if isinstance(artist, (lines.Line2D, patches.Patch)) and not self.with_data(artist.get_transform()):
@@ -200,7 +202,7 @@ class Subplot:
         elif kind == "bar":
             upright = all(c.orientation != "horizontal" for c, _ in self.bars)
             upright = upright and all(patch.orientation == "vertical" for patch in self.stairs)
-            chart.update(self.labels(upright), elements=self.bounded(self.bar_elements(), "bars"))
+            chart.update(self.labels(upright), elements=self.bounded(self.bar_elements(), "bars", self.count_bars()))
         elif kind == "pie":
             chart["elements"] = self.bounded(self.pie_elements(), "wedges")
         elif kind == "box_and_whisker":
@@ -227,10 +229,14 @@ class Subplot:
         digits = label.lstrip("_abcdefghijklmnopqrstuvwxyz")
         return f"{kind} {digits if digits.isdecimal() else n}"
 
-    def bounded(self, elements, what):
-        if len(elements) > limits.ELEMENTS:
-            self.notes.append(f"chart has only the first {limits.ELEMENTS} of {len(elements)} {what}")
+    def bounded(self, elements, what, total=None):
+        total = total or len(elements)
+        if total > limits.ELEMENTS:
+            self.notes.append(f"chart has only the first {limits.ELEMENTS} of {total} {what}")
         return elements[: limits.ELEMENTS]
+
+    def count_bars(self):
+        return sum(len(bars) for _, bars in self.bars) + sum(len(patch.get_data().values) for patch in self.stairs)
 
     def points(self):
         series = [(scatter, "Scatter", offsets(scatter), None, None) for scatter in self.scatters]
@@ -253,7 +259,10 @@ class Subplot:
 
     def bar_elements(self):
         elements = []
-        for n, (c, bars) in enumerate(self.bars):
+        for n, (c, every_bar) in enumerate(self.bars):
+            bars = every_bar[: limits.ELEMENTS - len(elements)]  # to look at one takes time
+            if not bars:
+                break
             upright = c.orientation != "horizontal"
             spans = [sorted(b.get_bbox().intervalx if upright else b.get_bbox().intervaly) for b in bars]
             values = [b.get_height() if upright else b.get_width() for b in bars]

@@ -140,7 +140,9 @@ class Writer:
             return {None: "null", True: "true", False: "false"}[k]
         v = self.value(k, limits.DEPTH)
         if isinstance(v, (list, dict)):
-            raise Unsayable
+            if self.strict:
+                raise Unsayable
+            return self.string(text(k))
         return v if isinstance(v, str) else str(v)
 
     def spend(self, n):

@@ -69,6 +69,7 @@ class Frames(unittest.TestCase):
                 pd.Series([{"a": np.int64(1), 2: None, None: [pd.Timestamp("2024")]}]),
                 [{"a": 1, "2": None, "null": ["2024-01-01T00:00:00"]}],
             ),
+            "keys": (pd.Series([{(1, 2): 3}]), [{"(1, 2)": 3}]),
             "array": (pd.Series([np.array([[1.5, np.nan]])]), [[[1.5, None]]]),
             "uuid": (pd.Series([uuid.UUID(int=5)]), ["00000000-0000-0000-0000-000000000005"]),
             "surrogate": (pd.Series(["a\ud800b"], dtype="object"), ["a?b"]),
