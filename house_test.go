@@ -59,7 +59,7 @@ var doors = []struct {
 	// Putting together.
 	{"server/", []string{"..."}},
 	{"cmd/soulbox", []string{".", "internal/", "bench", "client", "server"}},
-	{"cmd/soulbox-agent", []string{"internal/", "agent/"}},
+	{"cmd/soulbox-agent", []string{"internal/", "agent/", "kit/"}},
 	{"cmd/soulbox-sentry", nil},
 	{"cmd/soulbox-step", []string{"internal/"}},
 	{"bench", []string{".", "internal/", "client"}},

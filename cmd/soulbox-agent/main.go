@@ -36,7 +36,11 @@ const (
 )
 
 func main() {
-	if err := run(); err != nil {
+	start := run
+	if len(os.Args) > 1 && os.Args[1] == "interpreter" {
+		start = func() error { return runInterpreter(os.Args[2:]) }
+	}
+	if err := start(); err != nil {
 		fmt.Fprintln(os.Stderr, "soulbox-agent:", err)
 		os.Exit(1)
 	}

@@ -1,0 +1,101 @@
+package jupyter
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+)
+
+const maxSpec = 1 << 20 // bytes of a kernel.json
+
+// ErrNoKernel says that no kernel of a name is installed.
+var ErrNoKernel = errors.New("no such kernel")
+
+// A Spec says how a kernel is started.
+type Spec struct {
+	Name        string            `json:"-"`
+	Dir         string            `json:"-"` // where the spec and its resources are
+	Argv        []string          `json:"argv"`
+	DisplayName string            `json:"display_name"`
+	Language    string            `json:"language"`
+	Interrupt   string            `json:"interrupt_mode"` // "signal" or "message"
+	Env         map[string]string `json:"env"`
+}
+
+var specName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,100}$`)
+
+// Find returns the spec called name from the first of these folders that has
+// one. The error is ErrNoKernel when none has.
+func Find(dirs []string, name string) (*Spec, error) {
+	if !specName.MatchString(name) || strings.Trim(name, ".") == "" {
+		return nil, ErrNoKernel
+	}
+	for _, dir := range dirs {
+		s, err := read(filepath.Join(dir, name))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("kernel %s: %w", name, err)
+		}
+		s.Name = name
+		return s, nil
+	}
+	return nil, ErrNoKernel
+}
+
+func read(dir string) (*Spec, error) {
+	f, err := os.Open(filepath.Join(dir, "kernel.json"))
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxSpec))
+	if err != nil {
+		return nil, err
+	}
+	s := &Spec{Dir: dir}
+	if err := json.Unmarshal(b, s); err != nil {
+		return nil, err
+	}
+	if len(s.Argv) == 0 {
+		return nil, errors.New("its argv is empty")
+	}
+	return s, nil
+}
+
+// python reports whether the kernel is a Python program. Those are made with
+// ipykernel, whose sockets may be files.
+func (s *Spec) python() bool { return strings.HasPrefix(filepath.Base(s.Argv[0]), "python") }
+
+// command returns the program and its arguments. A program without a folder is
+// looked for beside the spec first: <prefix>/share/jupyter/kernels/name is an
+// environment with a bin.
+func (s *Spec) command(connection string) ([]string, error) {
+	argv := make([]string, len(s.Argv))
+	fill := strings.NewReplacer("{connection_file}", connection, "{resource_dir}", s.Dir)
+	for i, a := range s.Argv {
+		argv[i] = fill.Replace(a)
+	}
+	if strings.Contains(argv[0], "/") {
+		return argv, nil
+	}
+	beside := filepath.Join(s.Dir, "../../../../bin", argv[0])
+	if path, err := exec.LookPath(beside); err == nil {
+		argv[0] = path
+		return argv, nil
+	}
+	path, err := exec.LookPath(argv[0])
+	if err != nil {
+		return nil, err
+	}
+	argv[0] = path
+	return argv, nil
+}
