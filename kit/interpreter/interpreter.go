@@ -72,7 +72,6 @@ type Options struct {
 type Interpreter struct {
 	options Options
 	routes  http.Handler
-	fetch   *http.Client
 	life    context.Context //nolint:containedctx // of kernels, which outlive the requests that start them
 	end     context.CancelCauseFunc
 	wg      sync.WaitGroup
@@ -94,7 +93,6 @@ type pending struct {
 func New(o Options) *Interpreter {
 	in := &Interpreter{
 		options:  o,
-		fetch:    &http.Client{Timeout: envsTime, Transport: &http.Transport{DisableKeepAlives: true}},
 		defaults: map[string]*pending{},
 	}
 	in.life, in.end = context.WithCancelCause(context.Background())

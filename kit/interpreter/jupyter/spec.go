@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 )
 
@@ -29,12 +28,21 @@ type Spec struct {
 	Env         map[string]string `json:"env"`
 }
 
-var specName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,100}$`)
+// isName reports whether a spec may have this name. It is a folder's.
+func isName(name string) bool {
+	const most = 100
+	for _, c := range []byte(name) {
+		if c != '.' && c != '_' && c != '-' && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') {
+			return false
+		}
+	}
+	return len(name) <= most && strings.Trim(name, ".") != ""
+}
 
 // Find returns the spec called name from the first of these folders that has
 // one. The error is ErrNoKernel when none has.
 func Find(dirs []string, name string) (*Spec, error) {
-	if !specName.MatchString(name) || strings.Trim(name, ".") == "" {
+	if !isName(name) {
 		return nil, ErrNoKernel
 	}
 	for _, dir := range dirs {
