@@ -258,7 +258,7 @@ func (c *codeContext) abandon(k *jupyter.Kernel, run *jupyter.Run) {
 	began := time.Now()
 	for {
 		k.Interrupt()
-		ctx, cancel := context.WithTimeout(c.in.life, interruptEvery)
+		ctx, cancel := context.WithTimeout(c.in.life, min(interruptEvery, c.in.options.Patience))
 		err := follow(ctx, k, run)
 		cancel()
 		if err == nil || errors.Is(err, jupyter.ErrEnded) {
@@ -267,7 +267,7 @@ func (c *codeContext) abandon(k *jupyter.Kernel, run *jupyter.Run) {
 		c.mu.Lock()
 		waits := len(c.queue) > 0
 		c.mu.Unlock()
-		if (waits && time.Since(began) > patience) || c.in.life.Err() != nil {
+		if (waits && time.Since(began) > c.in.options.Patience) || c.in.life.Err() != nil {
 			k.Kill()
 			<-k.Done()
 			c.lost(k, "An execution that was interrupted did not end, so the kernel was restarted; its variables are gone.\n")

@@ -65,6 +65,9 @@ type Options struct {
 	// Identity is a file that says which sandbox this is. When it changes, the
 	// default environment is asked for again.
 	Identity string
+	// Patience is how long an execution whose client has gone may resist while
+	// another one waits, before the kernel is restarted; 30 s when 0.
+	Patience time.Duration
 }
 
 // Interpreter serves requests. It is safe for concurrent use. Beside those of
@@ -91,6 +94,9 @@ type pending struct {
 
 // New returns an interpreter without contexts. The caller closes it.
 func New(o Options) *Interpreter {
+	if o.Patience == 0 {
+		o.Patience = patience
+	}
 	in := &Interpreter{
 		options:  o,
 		defaults: map[string]*pending{},

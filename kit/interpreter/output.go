@@ -81,8 +81,8 @@ func line(m *jupyter.Message) any {
 	}
 	switch m.Type {
 	case "stream":
-		var s struct{ Name, Text string }
-		if json.Unmarshal(m.Content, &s) == nil && (s.Name == "stdout" || s.Name == "stderr") {
+		s := struct{ Name, Text string }{m.Stream, m.Text}
+		if (s.Name != "" || json.Unmarshal(m.Content, &s) == nil) && (s.Name == "stdout" || s.Name == "stderr") {
 			return &textLine{Type: s.Name, Text: s.Text, Timestamp: timestamp(m.Date)}
 		}
 	case "execute_input":

@@ -321,7 +321,7 @@ func (k *Kernel) nudge(ctx context.Context) error {
 // that says what cannot be read, or closes its sockets, is of no use any more.
 func (k *Kernel) receive(c *zmtp.Conn) {
 	for {
-		frames, skipped, err := c.Receive()
+		frames, skipped, err := c.Receive(k.takeStream)
 		if err != nil {
 			k.Kill()
 			return
@@ -330,13 +330,17 @@ func (k *Kernel) receive(c *zmtp.Conn) {
 		if err != nil {
 			continue
 		}
-		k.mu.Lock()
-		r := k.runs[m.parent]
-		k.mu.Unlock()
-		if r != nil {
+		if r := k.run(m.parent); r != nil {
 			r.put(m)
 		}
 	}
+}
+
+// run returns the run with this id, or nil.
+func (k *Kernel) run(id string) *Run {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.runs[id]
 }
 
 // Done is closed when the process is gone.

@@ -25,6 +25,8 @@ type Message struct {
 	Type    string
 	Date    string          // as the kernel wrote it
 	Content json.RawMessage // JSON, an object; empty when it was skipped
+	Stream  string          // "stdout" or "stderr" of a part of long output, which has no Content
+	Text    string          // and what is printed there
 	Skipped int64           // bytes that were too many
 	parent  string
 }
@@ -87,6 +89,22 @@ func parse(key []byte, frames [][]byte, skipped int64) (*Message, error) {
 	if skipped == 0 && !hmac.Equal(signature, sign(key, head, parent, metadata, content)) {
 		return nil, errors.New("a message is not signed by the kernel")
 	}
+	m, err := parseHeaders(head, parent)
+	if err != nil {
+		return nil, err
+	}
+	m.Skipped = skipped
+	if skipped == 0 {
+		if content = bytes.ToValidUTF8(content, []byte("\ufffd")); !json.Valid(content) {
+			return nil, errors.New("a message's content is not JSON")
+		}
+		m.Content = content
+	}
+	return m, nil
+}
+
+// parseHeaders makes a message without content.
+func parseHeaders(head, parent []byte) (*Message, error) {
 	if len(head) > maxHeader || len(parent) > maxHeader {
 		return nil, errors.New("a header is too long")
 	}
@@ -97,12 +115,5 @@ func parse(key []byte, frames [][]byte, skipped int64) (*Message, error) {
 	if err := json.Unmarshal(parent, &p); err != nil {
 		return nil, fmt.Errorf("a parent header: %w", err)
 	}
-	m := &Message{Type: h.Type, Date: h.Date, Skipped: skipped, parent: p.ID}
-	if skipped == 0 {
-		if content = bytes.ToValidUTF8(content, []byte("\ufffd")); !json.Valid(content) {
-			return nil, errors.New("a message's content is not JSON")
-		}
-		m.Content = content
-	}
-	return m, nil
+	return &Message{Type: h.Type, Date: h.Date, parent: p.ID}, nil
 }

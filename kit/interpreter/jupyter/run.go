@@ -19,6 +19,8 @@ const (
 	overhead = 256
 )
 
+func (m *Message) size() int { return len(m.Content) + len(m.Text) + overhead }
+
 // Request is code to run.
 type Request struct {
 	Code         string
@@ -90,7 +92,7 @@ func (r *Run) put(m *Message) {
 	default:
 		if !r.dropped {
 			r.waiting = append(r.waiting, m)
-			r.size += len(m.Content) + overhead
+			r.size += m.size()
 			r.full = r.size > maxWaiting
 			wait = r.full
 		}
@@ -161,7 +163,7 @@ func (r *Run) take() *Message {
 	m := r.waiting[0]
 	r.waiting[0] = nil
 	r.waiting = r.waiting[1:]
-	r.size -= len(m.Content) + overhead
+	r.size -= m.size()
 	wake(r.room)
 	return m
 }

@@ -29,6 +29,8 @@ const (
 const (
 	// MaxMessage is how many bytes of a message are kept.
 	MaxMessage = 64 << 20
+	// Large is how many bytes a frame has at least that a Taker is asked about.
+	Large = 1 << 20
 
 	maxFrames    = 64      // of a message; Jupyter's have about seven
 	maxCommand   = 4 << 10 // bytes; there are no long ones
@@ -147,10 +149,16 @@ func (c *Conn) Send(frames ...[]byte) error {
 	return err
 }
 
+// A Taker is asked about a large frame, after those that come before it. When
+// it returns true it has read what it wanted of the frame, and the message is not
+// received. Before that it must not read.
+type Taker func(before [][]byte, frame io.Reader) (taken bool)
+
 // Receive waits for the next message. Frames that would make it larger than
-// MaxMessage are empty; skipped is how many bytes they had.
-func (c *Conn) Receive() (frames [][]byte, skipped int64, err error) {
+// MaxMessage are empty; skipped is how many bytes they had. The taker may be nil.
+func (c *Conn) Receive(take Taker) (frames [][]byte, skipped int64, err error) {
 	var kept int64
+	taken := false
 	for {
 		flags, size, err := c.frame()
 		if err != nil {
@@ -168,13 +176,22 @@ func (c *Conn) Receive() (frames [][]byte, skipped int64, err error) {
 		if len(frames) == maxFrames {
 			return nil, 0, errors.New("a message has too many frames")
 		}
+		rest := &io.LimitedReader{R: c.r, N: size}
+		if size >= Large && take != nil && !taken {
+			taken = take(frames, rest)
+		}
 		var body []byte
-		if kept+size > MaxMessage {
-			if _, err := io.CopyN(io.Discard, c.r, size); err != nil {
+		switch {
+		case taken:
+			if _, err := io.CopyN(io.Discard, rest, rest.N); err != nil {
+				return nil, 0, err
+			}
+		case kept+size > MaxMessage:
+			if _, err := io.CopyN(io.Discard, rest, size); err != nil {
 				return nil, 0, err
 			}
 			skipped += size
-		} else {
+		default:
 			body = make([]byte, size)
 			if _, err := io.ReadFull(c.r, body); err != nil {
 				return nil, 0, err
@@ -182,9 +199,13 @@ func (c *Conn) Receive() (frames [][]byte, skipped int64, err error) {
 			kept += size
 		}
 		frames = append(frames, body)
-		if flags&flagMore == 0 {
+		if flags&flagMore != 0 {
+			continue
+		}
+		if !taken {
 			return frames, skipped, nil
 		}
+		frames, kept, skipped, taken = nil, 0, 0, false
 	}
 }
 

@@ -1,0 +1,326 @@
+package interpreter_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"runtime/metrics"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/soulbox/soulbox/kit/interpreter"
+)
+
+// begin runs code and returns when it has printed something. The client is gone
+// when the function is called, or the test ends.
+func (s *server) begin(t *testing.T, r request) (gone func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	resp, err := s.post(ctx, "/execute", r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := bufio.NewReader(resp.Body)
+	for {
+		b, err := in.ReadBytes('\n')
+		if err != nil {
+			t.Fatalf("begin %v: %v; %q", r, err, b)
+		}
+		if bytes.Contains(b, []byte(`"stdout"`)) {
+			break
+		}
+	}
+	return func() {
+		cancel()
+		resp.Body.Close()
+	}
+}
+
+func TestOneAtATime(t *testing.T) {
+	s := start(t, nil, "python")
+	s.execute(t, request{"code": "order = []"})
+	const n = 8
+	block := s.begin(t, request{"code": "import time, os\nprint('on')\nwhile not os.path.exists('go'): time.sleep(0.01)"})
+	defer block()
+	where := s.contexts(t)[0].Cwd
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			s.execute(t, request{"code": fmt.Sprintf("order.append(%d)", i)})
+		})
+		time.Sleep(50 * time.Millisecond) // so that they come in this order
+	}
+	// One that leaves the queue is not run.
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	if _, err := s.try(ctx, request{"code": "order.append('gone')"}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("in the queue: %v, want a timeout", err)
+	}
+	cancel()
+	if err := os.WriteFile(filepath.Join(where, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	if o := s.execute(t, request{"code": "order"}); o.text() != "[0, 1, 2, 3, 4, 5, 6, 7]" {
+		t.Errorf("order %s", o.text())
+	}
+	// Another context does not wait.
+	block = s.begin(t, request{"code": "print('on')\ntime.sleep(100)"})
+	defer block()
+	c := s.create(t, `{}`)
+	if o := s.execute(t, request{"code": "5", "context_id": c.ID}); o.text() != "5" {
+		t.Errorf("another context says %+v", o)
+	}
+}
+
+// Whoever goes away takes his code with him, and nobody's variables.
+func TestClientGoes(t *testing.T) {
+	s := start(t, nil, "python")
+	s.execute(t, request{"code": "kept = 1\nimport time, subprocess"})
+	for _, code := range []string{
+		"time.sleep(300)", "while True: pass", "subprocess.run(['sleep', '300'])", "while True: print('flood' * 1000)",
+	} {
+		s.begin(t, request{"code": "print('on', flush=True)\n" + code})()
+		began := time.Now()
+		if o := s.execute(t, request{"code": "kept"}); o.text() != "1" || o.stderr != "" {
+			t.Errorf("after %s: %+v, want 1", code, o)
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("after %s the next one waited for %v", code, took)
+		}
+	}
+	for _, language := range []string{"bash", "javascript"} {
+		code := map[string]string{"bash": "echo on; sleep 300", "javascript": "console.log('on'); await new Promise((r) => setTimeout(r, 300000))"}[language]
+		s.begin(t, request{"code": code, "language": language})()
+		next := map[string]string{"bash": "echo next", "javascript": "console.log('next')"}[language]
+		began := time.Now()
+		if o := s.execute(t, request{"code": next, "language": language}); o.stdout != "next\n" {
+			t.Errorf("%s: %+v", language, o)
+		}
+		t.Logf("%s: the next one waited for %v", language, time.Since(began))
+	}
+}
+
+// An execution that resists gives way to the next one in the end.
+func TestResists(t *testing.T) {
+	s := start(t, func(o *interpreter.Options) { o.Patience = 2 * time.Second }, "python")
+	s.begin(t, request{"code": `import time
+while True:
+    try:
+        print("on", flush=True)
+        while True: time.sleep(1)
+    except KeyboardInterrupt: pass`})()
+	began := time.Now()
+	o := s.execute(t, request{"code": "1+1"})
+	if o.text() != "2" || !strings.Contains(o.stderr, "its variables are gone") {
+		t.Errorf("the next one: %+v, want 2 and a word about the variables", o)
+	}
+	if took := time.Since(began); took < time.Second || took > 20*time.Second {
+		t.Errorf("it waited for %v", took)
+	}
+	if o := s.execute(t, request{"code": "1+1"}); o.text() != "2" || o.stderr != "" {
+		t.Errorf("the one after that: %+v", o)
+	}
+}
+
+func TestKernelEnds(t *testing.T) {
+	s := start(t, nil, "python")
+	for _, code := range []string{
+		"import os; os._exit(7)",
+		"import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+		"import sys; sys.setrecursionlimit(10**9)\ndef f(n): return [f(n + 1)]\nclass A:\n    def __repr__(self): return repr(self)\nimport ctypes; ctypes.string_at(0)",
+		"import os; print('x' * 100); os.close(0); os.abort()",
+	} {
+		o := s.execute(t, request{"code": code})
+		if o.err == nil || o.err.Name != "ContextRestarting" || o.err.Value != "Context was restarted" || !strings.Contains(o.err.Traceback, "The kernel ended (") {
+			t.Errorf("%s: %+v, want ContextRestarting", code, o)
+		}
+		if o := s.execute(t, request{"code": "1+1"}); o.text() != "2" || o.stderr != "" || o.count != 1 {
+			t.Errorf("after %s: %+v", code, o)
+		}
+	}
+	// Recursion that Python itself stops.
+	if o := s.execute(t, request{"code": "def f(): f()\nf()"}); o.err == nil || o.err.Name != "RecursionError" {
+		t.Errorf("recursion: %+v", o.err)
+	}
+	// The kernel ends while nobody uses it.
+	pid, err := strconv.Atoi(s.execute(t, request{"code": "import os; os.getpid()"}).text())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the kernel is reaped", func() bool { return syscall.Kill(pid, 0) != nil })
+	if o := s.execute(t, request{"code": "1+1"}); o.text() != "2" || !strings.Contains(o.stderr, "signal: killed") {
+		t.Errorf("after it was killed: %+v, want 2 and a word about it", o)
+	}
+}
+
+// Who restarts or deletes a context ends what runs in it.
+func TestRestartAndDeleteMeanwhile(t *testing.T) {
+	s := start(t, nil)
+	for _, end := range [][2]string{{"POST", "/restart"}, {"DELETE", ""}} {
+		c := s.create(t, `{"language":"python"}`)
+		type answer struct {
+			o   *outcome
+			err error
+		}
+		running, queued := make(chan answer, 1), make(chan answer, 1)
+		go func() {
+			o, err := s.try(t.Context(), request{"code": "open('on', 'w').close()\nimport time; time.sleep(300)", "context_id": c.ID})
+			running <- answer{o, err}
+		}()
+		on := filepath.Join(c.Cwd, "on")
+		eventually(t, "it runs", func() bool { _, err := os.Stat(on); return err == nil })
+		os.Remove(on)
+		go func() {
+			o, err := s.try(t.Context(), request{"code": "3", "context_id": c.ID})
+			queued <- answer{o, err}
+		}()
+		time.Sleep(100 * time.Millisecond) // so that it waits
+		if status, text := s.answer(t, end[0], "/contexts/"+c.ID+end[1], "", ""); status != 200 {
+			t.Fatalf("%v: %d %s", end, status, text)
+		}
+		if a := <-running; a.err != nil || a.o.err == nil || a.o.err.Name == "" {
+			t.Errorf("%v: what ran: %+v, %v; want an error", end, a.o, a.err)
+		}
+		a := <-queued
+		if a.err != nil {
+			t.Fatal(a.err)
+		}
+		if end[0] == "POST" && a.o.text() != "3" {
+			t.Errorf("what waited for a restart: %+v, want 3", a.o)
+		}
+		if end[0] == "DELETE" && (a.o.err == nil || a.o.err.Name != "UnexpectedEndOfExecution") {
+			t.Errorf("what waited for the deletion: %+v, want UnexpectedEndOfExecution", a.o)
+		}
+	}
+}
+
+// heap returns the bytes of memory that Go has now.
+func heap() uint64 {
+	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(s)
+	return s[0].Value.Uint64()
+}
+
+// watchHeap returns how large the heap was at most until the function is called.
+func watchHeap(t *testing.T) (most func() uint64) {
+	var top atomic.Uint64
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for tick := time.NewTicker(5 * time.Millisecond); ; {
+			select {
+			case <-tick.C:
+				top.Store(max(top.Load(), heap()))
+			case <-stop:
+				tick.Stop()
+				return
+			}
+		}
+	}()
+	var once sync.Once
+	end := func() uint64 {
+		once.Do(func() { close(stop) })
+		<-done
+		return top.Load()
+	}
+	t.Cleanup(func() { end() })
+	return end
+}
+
+// A gigabyte of output arrives whole, and the server stays small.
+func TestFlood(t *testing.T) {
+	s := start(t, nil, "python")
+	for _, test := range []struct {
+		name, code, count string
+		want              int64
+	}{
+		{"stdout", "import sys\nfor _ in range(1024): sys.stdout.write('~' * (1 << 20))", "~", 1 << 30},
+		{"lines", "for i in range(1000000): print(f'{i}~')", "~", 1000000},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			most := watchHeap(t)
+			resp, err := s.post(t.Context(), "/execute", request{"code": test.code})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			var got int64
+			tail, buf := []byte(nil), make([]byte, 256<<10)
+			for {
+				n, err := resp.Body.Read(buf)
+				got += int64(bytes.Count(buf[:n], []byte(test.count)))
+				tail = append(tail, buf[:n]...)
+				tail = append(tail[:0], tail[max(0, len(tail)-100):]...)
+				if err == io.EOF {
+					break
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got != test.want || !bytes.HasSuffix(tail, []byte(`{"type":"end_of_execution"}`+"\n")) {
+				t.Errorf("%d of %d arrived, and at the end %q", got, test.want, tail)
+			}
+			t.Logf("the heap had at most %d MiB", most()>>20)
+			if m := most(); m > 256<<20 {
+				t.Errorf("the heap grew to %d MiB", m>>20)
+			}
+		})
+	}
+	if o := s.execute(t, request{"code": "1+1"}); o.text() != "2" {
+		t.Errorf("after the flood: %+v", o)
+	}
+}
+
+// A client that does not read makes its code wait and nothing grow.
+func TestSlowClient(t *testing.T) {
+	s := start(t, nil, "python")
+	most := watchHeap(t)
+	resp, err := s.post(t.Context(), "/execute", request{"code": "for i in range(200):\n    print('y' * (1 << 20), flush=True)\n    open('far', 'w').write(str(i))"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	far := filepath.Join(s.contexts(t)[0].Cwd, "far")
+	var at string
+	eventually(t, "the code stands still", func() bool {
+		before := at
+		b, _ := os.ReadFile(far)
+		at = string(b)
+		time.Sleep(500 * time.Millisecond)
+		return at != "" && at == before
+	})
+	if at == "199" {
+		t.Errorf("the code did not wait for its client")
+	}
+	n, err := io.Copy(io.Discard, resp.Body)
+	if err != nil || n < 200<<20 {
+		t.Errorf("%d bytes arrived, %v; want all 200 MiB", n, err)
+	}
+	t.Logf("stood still at %s of 200, the heap had at most %d MiB", at, most()>>20)
+	if m := most(); m > 256<<20 {
+		t.Errorf("the heap grew to %d MiB", m>>20)
+	}
+}
+
+// One message that is too large is left out, and says so.
+func TestHugeMessage(t *testing.T) {
+	s := start(t, nil, "python")
+	o := s.execute(t, request{"code": "from IPython.display import display\ndisplay({'text/html': 'z' * (80 << 20)}, raw=True)\nprint('after')\n1"})
+	if len(o.results) != 1 || o.text() != "1" || o.stdout != "after\n" || !strings.Contains(o.stderr, "[display_data of 838") {
+		t.Errorf("%d results, text %q, stdout %q, stderr %q; want only the last result and a note", len(o.results), o.text(), o.stdout, o.stderr)
+	}
+}
