@@ -245,7 +245,7 @@ func bashQuote(s string) string {
 		case c == '\'' || c == '\\':
 			b.WriteByte('\\')
 			b.WriteByte(c)
-		case c < ' ' || c == 0x7f || c == '!':
+		case c < ' ' || c >= 0x7f || c == '!': // bash_kernel takes more than newlines for the end of a line
 			fmt.Fprintf(&b, `\x%02x`, c)
 		default:
 			b.WriteByte(c)
@@ -255,13 +255,29 @@ func bashQuote(s string) string {
 	return b.String()
 }
 
+// lesson is what Python kernels are taught, without a name that users see. A
+// kernel's socket loses messages when more than a thousand wait to be sent; it is
+// the kernel that has to wait, not what it says that has to go.
+const lesson = `
+path.insert(0, folder)
+try:
+    shell.extension_manager.load_extension("soulbox_display")
+finally:
+    path.remove(folder)
+try:
+    import zmq
+    thread = shell.kernel.iopub_thread
+    thread.schedule(lambda: thread.socket.setsockopt(zmq.SNDHWM, 0))
+except Exception:
+    pass
+`
+
 // teach runs what a new kernel must know.
 func (in *Interpreter) teach(c *codeContext, k *jupyter.Kernel) error {
 	if c.spec.Language != "python" || in.options.Python == "" {
 		return nil
 	}
-	code := `(lambda p, i, d: (p.insert(0, d), i.extension_manager.load_extension("soulbox_display"), p.remove(d), None)[-1])` +
-		`(__import__("sys").path, get_ipython(), ` + quote(in.options.Python) + `)`
+	code := `exec(` + quote(lesson) + `, {"path": __import__("sys").path, "shell": get_ipython(), "folder": ` + quote(in.options.Python) + `})`
 	return c.quiet(in.life, k, code, true)
 }
 

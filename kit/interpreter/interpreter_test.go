@@ -124,7 +124,21 @@ func (s *server) execute(t *testing.T, r request) *outcome {
 }
 
 func (s *server) try(ctx context.Context, r request) (*outcome, error) {
-	resp, err := s.post(ctx, "/execute", r)
+	text, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url+"/execute", bytes.NewReader(text))
+	if err != nil {
+		return nil, err
+	}
+	return s.do(req)
+}
+
+// do sends a request to execute something, and reads everything.
+func (s *server) do(req *http.Request) (*outcome, error) {
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return nil, err
 	}

@@ -324,3 +324,35 @@ func TestHugeMessage(t *testing.T) {
 		t.Errorf("%d results, text %q, stdout %q, stderr %q; want only the last result and a note", len(o.results), o.text(), o.stdout, o.stderr)
 	}
 }
+
+// As many results as code has time for arrive, every one.
+func TestManyResults(t *testing.T) {
+	s := start(t, nil, "python")
+	const n = 50000
+	most := watchHeap(t)
+	resp, err := s.post(t.Context(), "/execute", request{"code": fmt.Sprintf(
+		"from IPython.display import display\nfor i in range(%d): display({'text/plain': f'={i}'}, raw=True)", n)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	in := bufio.NewReader(resp.Body)
+	for i := 0; ; {
+		b, err := in.ReadBytes('\n')
+		if err != nil {
+			if i != n || err != io.EOF {
+				t.Errorf("%d of %d results arrived, %v", i, n, err)
+			}
+			break
+		}
+		if bytes.Contains(b, []byte(`"result"`)) {
+			if want := fmt.Sprintf(`"text":"=%d"`, i); !bytes.Contains(b, []byte(want)) {
+				t.Fatalf("result %d is %s", i, b)
+			}
+			i++
+		}
+	}
+	if m := most(); m > 256<<20 {
+		t.Errorf("the heap grew to %d MiB", m>>20)
+	}
+}

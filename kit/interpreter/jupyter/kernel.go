@@ -295,6 +295,7 @@ func (k *Kernel) nudge(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		r.Drop()
 		for waiting := true; waiting; {
 			if _, err := r.Next(); err != nil {
 				r.Close()

@@ -15,6 +15,10 @@ const (
 	// idleTime is how long a run waits for the end of its output once it has its
 	// reply. A kernel that floods its socket loses messages, that one too.
 	idleTime = 3 * time.Second
+	// lateTime is how long a kernel that is not Python's must be silent at the end
+	// of a run: Deno's says that it is idle and then, now and then, what the result
+	// was.
+	lateTime = 20 * time.Millisecond
 	// overhead is what a message weighs beside its content.
 	overhead = 256
 )
@@ -97,8 +101,12 @@ func (r *Run) put(m *Message) {
 			wait = r.full
 		}
 	}
+	late := r.idle && !r.dropped && !r.k.spec.python()
 	r.mu.Unlock()
 	wake(r.changed)
+	if late {
+		time.AfterFunc(lateTime, func() { wake(r.changed) })
+	}
 	if !wait {
 		return
 	}
@@ -148,7 +156,7 @@ func (r *Run) Next() (*Message, error) {
 	defer r.mu.Unlock()
 	switch {
 	case r.reply == nil || len(r.waiting) > 0 || r.full:
-	case r.idle, time.Since(r.last) > idleTime:
+	case r.idle && (r.dropped || r.k.spec.python() || time.Since(r.last) >= lateTime), time.Since(r.last) > idleTime:
 		return nil, io.EOF
 	}
 	return nil, nil
