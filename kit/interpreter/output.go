@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"github.com/soulbox/soulbox/kit/interpreter/jupyter"
 	"github.com/soulbox/soulbox/kit/interpreter/zmtp"
@@ -188,7 +190,8 @@ type stream struct {
 	w     http.ResponseWriter
 	rc    *http.ResponseController
 	quiet *time.Timer
-	buf   bytes.Buffer
+	buf   bytes.Buffer // what is to be written
+	one   bytes.Buffer // the line that is being made
 	enc   *json.Encoder
 }
 
@@ -198,7 +201,7 @@ func newStream(w http.ResponseWriter) *stream {
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusOK)
 	s := &stream{w: w, rc: http.NewResponseController(w), quiet: time.NewTimer(keepalive)}
-	s.enc = json.NewEncoder(&s.buf)
+	s.enc = json.NewEncoder(&s.one)
 	s.enc.SetEscapeHTML(false)
 	_ = s.rc.Flush() // the next write says whether the client is there
 	return s
@@ -206,13 +209,46 @@ func newStream(w http.ResponseWriter) *stream {
 
 // add writes a line, soon.
 func (s *stream) add(line any) error {
+	s.one.Reset()
 	if err := s.enc.Encode(line); err != nil {
 		return fmt.Errorf("a line: %w", err)
+	}
+	ascii(&s.buf, s.one.Bytes())
+	if s.one.Cap() > 4*piece {
+		s.one = bytes.Buffer{}
 	}
 	if s.buf.Len() < gather {
 		return nil
 	}
 	return s.flush()
+}
+
+// ascii writes JSON with nothing in it that is not ASCII. E2B's server does so,
+// and its JavaScript client relies on it: it decodes what comes bit by bit, and a
+// character that is cut in two is lost.
+func ascii(to *bytes.Buffer, text []byte) {
+	const digits = "0123456789abcdef"
+	escape := func(u rune) {
+		to.Write([]byte{'\\', 'u', digits[u>>12&0xf], digits[u>>8&0xf], digits[u>>4&0xf], digits[u&0xf]})
+	}
+	for len(text) > 0 {
+		n := 0
+		for n < len(text) && text[n] < utf8.RuneSelf {
+			n++
+		}
+		to.Write(text[:n])
+		text = text[n:]
+		for len(text) > 0 && text[0] >= utf8.RuneSelf {
+			u, size := utf8.DecodeRune(text)
+			if high, low := utf16.EncodeRune(u); low != utf8.RuneError {
+				escape(high)
+				escape(low)
+			} else {
+				escape(u)
+			}
+			text = text[size:]
+		}
+	}
 }
 
 // flush writes what was added.
