@@ -222,10 +222,7 @@ func (c *codeContext) quiet(ctx context.Context, k *jupyter.Kernel, code string,
 	if err := follow(ctx, k, run); err != nil {
 		return err
 	}
-	if f := failure(run.Reply()); f != nil {
-		return f
-	}
-	return nil
+	return failure(run.Reply())
 }
 
 // follow waits until a run without output is over.

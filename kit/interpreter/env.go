@@ -49,7 +49,7 @@ func (c *codeContext) inherit(ctx context.Context, k *jupyter.Kernel, d dialect,
 	all, err := c.in.fetchEnvs(ctx, token)
 	if err != nil {
 		if ctx.Err() == nil {
-			c.in.options.Log.Warn("default environment not known", "context", c.id, "err", err)
+			c.in.options.Log.WarnContext(ctx, "default environment not known", "context", c.id, "err", err)
 		}
 		return ctx.Err() // code runs without it, as in a sandbox that has none
 	}

@@ -99,7 +99,7 @@ func TestEnvOfSandbox(t *testing.T) {
 	t.Cleanup(server.Close)
 	tell := func(body string) {
 		t.Helper()
-		req, err := http.NewRequestWithContext(t.Context(), "POST", server.URL+"/init", strings.NewReader(body))
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+"/init", strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -120,7 +120,7 @@ func TestEnvOfSandbox(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		req, err := http.NewRequestWithContext(t.Context(), "POST", s.url+"/execute", strings.NewReader(string(text)))
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/execute", strings.NewReader(string(text)))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -21,7 +21,7 @@ func (c *codeContext) run(ctx context.Context, req *executeRequest, token string
 		return c.explain(err, out)
 	}
 	restore, err := c.setEnvs(ctx, k, req.EnvVars, token)
-	var told *errorLine
+	var told *cellError
 	switch {
 	case errors.As(err, &told):
 		err = out.add(told)
@@ -39,7 +39,7 @@ func (c *codeContext) run(ctx context.Context, req *executeRequest, token string
 		c.afterwards(k, restore)
 		c.leave()
 	}
-	var left *leftBehind
+	var left *leftError
 	if errors.As(err, &left) {
 		rest = func() {
 			c.abandon(k, left.run)
@@ -56,14 +56,14 @@ func (c *codeContext) run(ctx context.Context, req *executeRequest, token string
 	return err
 }
 
-// leftBehind says that the client has gone while its code runs.
-type leftBehind struct {
+// leftError says that the client has gone while its code runs.
+type leftError struct {
 	run *jupyter.Run
 	err error
 }
 
-func (l *leftBehind) Error() string { return "the client has gone: " + l.err.Error() }
-func (l *leftBehind) Unwrap() error { return l.err }
+func (l *leftError) Error() string { return "the client has gone: " + l.err.Error() }
+func (l *leftError) Unwrap() error { return l.err }
 
 // cell runs the client's code.
 func (c *codeContext) cell(ctx context.Context, k *jupyter.Kernel, code string, out *stream) error {
@@ -90,7 +90,7 @@ func (c *codeContext) cell(ctx context.Context, k *jupyter.Kernel, code string, 
 		}
 		if m != nil {
 			l := line(m)
-			if _, isError := l.(*errorLine); isError {
+			if _, isError := l.(*cellError); isError {
 				if failed {
 					continue // the first one is what the client hears
 				}
@@ -106,7 +106,7 @@ func (c *codeContext) cell(ctx context.Context, k *jupyter.Kernel, code string, 
 			err = context.Cause(ctx)
 		}
 		if err != nil {
-			return &leftBehind{run, err}
+			return &leftError{run, err}
 		}
 	}
 }
@@ -139,7 +139,7 @@ func (c *codeContext) died(k *jupyter.Kernel) error {
 
 // explain tells the client why there is no more.
 func (c *codeContext) explain(err error, out *stream) error {
-	var told *errorLine
+	var told *cellError
 	switch {
 	case errors.As(err, &told):
 	case errors.Is(err, errRemoved), errors.Is(err, errClosed):

@@ -43,7 +43,7 @@ const envsTime = 2 * time.Second // to ask for the default environment
 
 var (
 	errClosed = errors.New("the interpreter is shutting down")
-	errNoDir  = errors.New("Failed to set working directory") //nolint:revive // E2B's text
+	errNoDir  = errors.New("the working directory is not there")
 )
 
 // Options says where an interpreter finds things.
@@ -215,7 +215,8 @@ func (in *Interpreter) add(ctx context.Context, language, dir string) (*codeCont
 	if err != nil {
 		return nil, err
 	}
-	if fi, err := os.Stat(dir); err != nil || !fi.IsDir() || !filepath.IsAbs(dir) {
+	fi, err := os.Stat(dir) //nolint:gosec // who asks may run programs
+	if err != nil || !fi.IsDir() || !filepath.IsAbs(dir) {
 		return nil, errNoDir
 	}
 	c := newContext(in, spec, language, dir)

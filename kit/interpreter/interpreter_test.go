@@ -30,7 +30,7 @@ type server struct {
 // start runs an interpreter until the test ends.
 func start(t *testing.T, change func(*interpreter.Options), languages ...string) *server {
 	t.Helper()
-	run, err := os.MkdirTemp("", "soulbox-") // a short name for sockets
+	run, err := os.MkdirTemp("", "soulbox-") //nolint:usetesting // sockets have short names
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -418,7 +418,7 @@ func TestRefuses(t *testing.T) {
 
 func TestOrigins(t *testing.T) {
 	s := start(t, nil)
-	req, err := http.NewRequestWithContext(t.Context(), "OPTIONS", s.url+"/execute", nil)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodOptions, s.url+"/execute", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -430,7 +430,7 @@ func TestOrigins(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	if resp.StatusCode != 200 || resp.Header.Get("Access-Control-Allow-Origin") != "*" || resp.Header.Get("Access-Control-Allow-Headers") != "x-access-token" {
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Access-Control-Allow-Origin") != "*" || resp.Header.Get("Access-Control-Allow-Headers") != "x-access-token" {
 		t.Errorf("preflight: %s %v", resp.Status, resp.Header)
 	}
 }

@@ -38,7 +38,7 @@ type (
 		Text      string `json:"text"`
 		Timestamp string `json:"timestamp"`
 	}
-	errorLine struct {
+	cellError struct {
 		Type      string `json:"type"`
 		Name      string `json:"name"`
 		Value     string `json:"value"`
@@ -64,14 +64,14 @@ type (
 )
 
 // Error makes a kernel's error one of Go's.
-func (e *errorLine) Error() string { return e.Name + ": " + e.Value }
+func (e *cellError) Error() string { return e.Name + ": " + e.Value }
 
-func newError(name, value, traceback string) *errorLine {
-	return &errorLine{Type: "error", Name: name, Value: value, Traceback: traceback}
+func newError(name, value, traceback string) *cellError {
+	return &cellError{Type: "error", Name: name, Value: value, Traceback: traceback}
 }
 
 // unexpectedEnd is E2B's text.
-func unexpectedEnd() *errorLine {
+func unexpectedEnd() *cellError {
 	return newError("UnexpectedEndOfExecution", "Connection to the execution was closed before the execution was finished", "")
 }
 
@@ -158,7 +158,7 @@ func unquote(s string) string {
 }
 
 // kernelError makes a line of an error's content, or of an execute_reply's.
-func kernelError(content json.RawMessage) *errorLine {
+func kernelError(content json.RawMessage) *cellError {
 	var s struct {
 		Ename, Evalue string
 		Traceback     []string
@@ -169,12 +169,10 @@ func kernelError(content json.RawMessage) *errorLine {
 	return newError(s.Ename, s.Evalue, strings.Join(s.Traceback, ""))
 }
 
-// failure returns the error in a reply; nil when there is none.
-func failure(reply json.RawMessage) *errorLine {
+// failure returns the error in a reply, a *cellError; nil when there is none.
+func failure(reply json.RawMessage) error {
 	var s struct{ Status string }
-	if json.Unmarshal(reply, &s) != nil {
-		return nil
-	}
+	_ = json.Unmarshal(reply, &s) // what cannot be read says nothing
 	switch s.Status {
 	case "error":
 		return kernelError(reply)

@@ -40,7 +40,7 @@ type fault struct {
 }
 
 // faults are all that is wrong with a request.
-type faults []fault
+type faults []fault //nolint:recvcheck // an error that is a list, and grows
 
 // Error lists what is wrong.
 func (f faults) Error() string {
@@ -290,7 +290,7 @@ func (in *Interpreter) notCreated(w http.ResponseWriter, r *http.Request, langua
 		text(w, http.StatusInternalServerError, "Failed to create context: "+
 			`{"message": `+quote(msg)+`, "short_message": `+quote(language+" not found")+`}`)
 	case errors.Is(err, errNoDir):
-		text(w, http.StatusInternalServerError, errNoDir.Error())
+		text(w, http.StatusInternalServerError, "Failed to set working directory")
 	default:
 		if r.Context().Err() == nil {
 			in.options.Log.WarnContext(r.Context(), "context not created", "language", language, "err", err)
@@ -334,7 +334,7 @@ func refuse(w http.ResponseWriter, err error) {
 func text(w http.ResponseWriter, status int, s string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
-	_, _ = io.WriteString(w, s) // whoever has gone does not miss it
+	_, _ = io.WriteString(w, s) //nolint:gosec // it is plain text, and who has gone does not miss it
 }
 
 func writeJSON(w http.ResponseWriter, status int, v any) {

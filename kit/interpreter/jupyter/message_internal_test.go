@@ -3,6 +3,7 @@ package jupyter
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -135,7 +136,7 @@ func FuzzBrokenPieces(f *testing.F) {
 
 func TestFind(t *testing.T) {
 	for _, name := range []string{"", ".", "..", "../x", "a/b", "a\x00", strings.Repeat("x", 101)} {
-		if s, err := Find([]string{"/"}, name); err != ErrNoKernel {
+		if s, err := Find([]string{"/"}, name); !errors.Is(err, ErrNoKernel) {
 			t.Errorf("Find(%q) = %v, %v; want ErrNoKernel", name, s, err)
 		}
 	}
