@@ -37,6 +37,7 @@ func runInterpreter(args []string) error {
 	envs := flags.String("envs", "http://127.0.0.1:49983/envs", "`URL` of the sandbox's default environment")
 	dir := flags.String("dir", codeHome, "`directory` in which code runs; the user's own when it is not there")
 	specs := flags.String("specs", "", "more `directories` with kernel specs, before the usual ones, separated by colons")
+	folder := flags.String("run", "/run", "`directory` for sockets and for what kernels load; that for temporary files when it is not writable")
 	_ = flags.Parse(args) // it exits
 	debug.SetGCPercent(gcPercent)
 	runtime.GOMAXPROCS(min(runtime.NumCPU(), maxProcs))
@@ -46,7 +47,11 @@ func runInterpreter(args []string) error {
 	signal.Notify(make(chan os.Signal, 1), unix.SIGPIPE, unix.SIGHUP) // as above
 
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	run, err := os.MkdirTemp("", "soulbox-") // a short name: sockets have at most 107 bytes
+	const pattern = "soulbox-" // a short name: sockets have at most 107 bytes
+	run, err := os.MkdirTemp(*folder, pattern)
+	if err != nil {
+		run, err = os.MkdirTemp("", pattern)
+	}
 	if err != nil {
 		return err
 	}

@@ -34,8 +34,8 @@ func TestInterpreter(t *testing.T) {
 			}
 			defer os.RemoveAll(temp)
 			var log strings.Builder
-			cmd := exec.Command(build(t), "interpreter", "-listen", address, "-specs", specs, "-dir", dir, "-envs", "")
-			cmd.Env = append(os.Environ(), "TMPDIR="+temp, "SUDO_USER=x")
+			cmd := exec.Command(build(t), "interpreter", "-listen", address, "-specs", specs, "-dir", dir, "-envs", "", "-run", temp)
+			cmd.Env = append(os.Environ(), "SUDO_USER=x")
 			cmd.Stderr = &log
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
