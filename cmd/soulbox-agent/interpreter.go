@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -146,14 +145,5 @@ func serveInterpreter(ctx context.Context, listen string, o interpreter.Options)
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(l) }()
 	debug.FreeOSMemory() // what starting needed
-	select {
-	case err = <-done:
-	case <-ctx.Done():
-		server.Close()
-		err = <-done
-	}
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
+	return wait(ctx, server, done)
 }

@@ -120,6 +120,11 @@ func serve(ctx context.Context, listen string, readyFD int, o agent.Options) err
 		_, _ = f.WriteString("ready\n") // nobody waits if this fails
 		f.Close()
 	}
+	return wait(ctx, server, done)
+}
+
+// wait waits until a server is done, which it is when ctx ends.
+func wait(ctx context.Context, server *http.Server, done <-chan error) (err error) {
 	select {
 	case err = <-done:
 	case <-ctx.Done():

@@ -253,9 +253,13 @@ func follow(ctx context.Context, k *jupyter.Kernel, run *jupyter.Run) error {
 func (c *codeContext) abandon(k *jupyter.Kernel, run *jupyter.Run) {
 	run.Drop()
 	began := time.Now()
+	limit := c.in.options.Patience
+	if c.spec.ByMessage() {
+		limit /= 3
+	}
 	for {
 		k.Interrupt()
-		ctx, cancel := context.WithTimeout(c.in.life, min(interruptEvery, c.in.options.Patience))
+		ctx, cancel := context.WithTimeout(c.in.life, min(interruptEvery, limit))
 		err := follow(ctx, k, run)
 		cancel()
 		if err == nil || errors.Is(err, jupyter.ErrEnded) {
@@ -264,7 +268,7 @@ func (c *codeContext) abandon(k *jupyter.Kernel, run *jupyter.Run) {
 		c.mu.Lock()
 		waits := len(c.queue) > 0
 		c.mu.Unlock()
-		if (waits && time.Since(began) > c.in.options.Patience) || c.in.life.Err() != nil {
+		if (waits && time.Since(began) >= limit) || c.in.life.Err() != nil {
 			k.Kill()
 			<-k.Done()
 			c.lost(k, "An execution that was interrupted did not end, so the kernel was restarted; its variables are gone.\n")

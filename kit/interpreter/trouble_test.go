@@ -98,15 +98,19 @@ func TestClientGoes(t *testing.T) {
 			t.Errorf("after %s the next one waited for %v", code, took)
 		}
 	}
-	for _, language := range []string{"bash", "javascript"} {
-		code := map[string]string{"bash": "echo on; sleep 300", "javascript": "console.log('on'); await new Promise((r) => setTimeout(r, 300000))"}[language]
-		s.begin(t, request{"code": code, "language": language})()
-		next := map[string]string{"bash": "echo next", "javascript": "console.log('next')"}[language]
-		began := time.Now()
-		if o := s.execute(t, request{"code": next, "language": language}); o.stdout != "next\n" {
-			t.Errorf("%s: %+v", language, o)
-		}
-		t.Logf("%s: the next one waited for %v", language, time.Since(began))
+	s.execute(t, request{"code": "kept=1", "language": "bash"})
+	s.begin(t, request{"code": "echo on; sleep 300", "language": "bash"})()
+	if o := s.execute(t, request{"code": "echo $kept", "language": "bash"}); o.stdout != "1\n" || o.stderr != "" {
+		t.Errorf("Bash: %+v, want 1", o)
+	}
+	s.execute(t, request{"code": "globalThis.kept = 1", "language": "js"})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := s.try(ctx, request{"code": "while (true) {}", "language": "js"}); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("JavaScript: %v, want a timeout", err)
+	}
+	if o := s.execute(t, request{"code": "globalThis.kept", "language": "js"}); o.text() != "1" || o.stderr != "" {
+		t.Errorf("JavaScript: %+v, want 1", o)
 	}
 }
 
@@ -354,5 +358,21 @@ func TestManyResults(t *testing.T) {
 	}
 	if m := most(); m > 256<<20 {
 		t.Errorf("the heap grew to %d MiB", m>>20)
+	}
+}
+
+// While nothing happens the client hears that, while its code runs and while it
+// waits for its turn.
+func TestKeepalive(t *testing.T) {
+	s := start(t, nil, "python")
+	defer s.begin(t, request{"code": "print('on', flush=True)\nimport time; time.sleep(11)"})()
+	o := s.execute(t, request{"code": "time.sleep(6); print('end')"})
+	var kinds []string
+	for _, l := range o.lines {
+		kinds = append(kinds, l.Type)
+	}
+	const want = "keepalive keepalive number_of_executions keepalive stdout end_of_execution"
+	if got := strings.Join(kinds, " "); got != want {
+		t.Errorf("lines %s, want %s", got, want)
 	}
 }

@@ -372,7 +372,7 @@ func (k *Kernel) signal(s syscall.Signal, group bool) {
 
 // Interrupt asks the kernel to end what it runs.
 func (k *Kernel) Interrupt() {
-	if k.spec.Interrupt != "message" {
+	if !k.spec.ByMessage() {
 		k.signal(syscall.SIGINT, true)
 		return
 	}

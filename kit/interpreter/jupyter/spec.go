@@ -12,7 +12,10 @@ import (
 	"strings"
 )
 
-const maxSpec = 1 << 20 // bytes of a kernel.json
+const (
+	maxSpec   = 1 << 20 // bytes of a kernel.json
+	byMessage = "message"
+)
 
 // ErrNoKernel says that no kernel of a name is installed.
 var ErrNoKernel = errors.New("no such kernel")
@@ -76,8 +79,15 @@ func read(dir string) (*Spec, error) {
 	if len(s.Argv) == 0 {
 		return nil, errors.New("its argv is empty")
 	}
+	if s.Interrupt == "" && filepath.Base(s.Argv[0]) == "deno" {
+		s.Interrupt = byMessage // its own spec does not say so, but it dies of a signal
+	}
 	return s, nil
 }
+
+// ByMessage reports whether the kernel is interrupted by a message. It obeys at
+// once or not at all.
+func (s *Spec) ByMessage() bool { return s.Interrupt == byMessage }
 
 // python reports whether the kernel is a Python program. Those are made with
 // ipykernel, whose sockets may be files.
