@@ -134,7 +134,7 @@ func serveInterpreter(ctx context.Context, listen string, o interpreter.Options)
 		if ctx.Err() != nil {
 			return nil
 		}
-		o.Log.WarnContext(ctx, "kernel not started", "err", err) // others are of use, and this one may be later
+		return err
 	}
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp4", listen)

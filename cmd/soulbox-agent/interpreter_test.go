@@ -94,6 +94,24 @@ func TestInterpreter(t *testing.T) {
 	}
 }
 
+// A kernel that does not start is said, and there is no answer that looks as if
+// all were well.
+func TestInterpreterWithoutKernel(t *testing.T) {
+	specs := t.TempDir()
+	if err := os.MkdirAll(specs+"/python3", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	spec := `{"argv": ["/bin/sh", "-c", "echo no such luck >&2; exit 3"], "language": "python"}`
+	if err := os.WriteFile(specs+"/python3/kernel.json", []byte(spec), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), build(t), "interpreter", "-listen", "127.0.0.1:0", "-specs", specs, "-dir", specs, "-envs", "", "-run", t.TempDir())
+	out, err := cmd.CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "exit status 3; it said: no such luck") {
+		t.Errorf("%v, %s; want what the kernel said", err, out)
+	}
+}
+
 // children returns the processes that pid has started.
 func children(t *testing.T, pid int) []string {
 	t.Helper()

@@ -45,17 +45,15 @@ type codeContext struct {
 	queue    []chan struct{} // +checklocks:mu — closed when it is their turn
 
 	// Of whoever has the turn:
-	envs     map[string]string // the default environment, as the kernel has it
-	envsOf   string            // the sandbox whose it is
-	envsKept *jupyter.Kernel   // the kernel that has it
+	envsOf   string          // the sandbox whose default environment was asked for last
+	envsKept *jupyter.Kernel // the kernel that has it
 }
 
 func newContext(in *Interpreter, spec *jupyter.Spec, language, dir string) *codeContext {
 	return &codeContext{in: in, spec: spec, id: jupyter.NewID(), language: language, dir: dir}
 }
 
-// enter waits for the turn, first come first served. While it waits it calls
-// idle when that is due.
+// enter waits for the turn, first come first served.
 func (c *codeContext) enter(ctx context.Context, out *stream) error {
 	c.mu.Lock()
 	if !c.taken {
@@ -202,7 +200,7 @@ func (c *codeContext) remove() {
 	}
 }
 
-// isRemoved reports whether the context is gone, or k is its kernel no more.
+// replaced reports whether the context is gone, or k is its kernel no more.
 func (c *codeContext) replaced(k *jupyter.Kernel) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -60,7 +60,7 @@ func (c *codeContext) inherit(ctx context.Context, k *jupyter.Kernel, d dialect,
 			return err
 		}
 	}
-	c.envs, c.envsOf, c.envsKept = all, identity, k
+	c.envsOf, c.envsKept = identity, k
 	return nil
 }
 

@@ -179,7 +179,7 @@ func (in *Interpreter) background(f func()) bool {
 	return true
 }
 
-// languages maps what clients say to the names of kernel specs.
+// kernels maps what clients say to the names of kernel specs.
 var kernels = map[string]string{"python": "python3", "r": "ir"}
 
 // normalize returns the language that a client means.
