@@ -62,7 +62,7 @@ func FuzzPieces(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string, repeat uint16) {
 		text = strings.ToValidUTF8(strings.Repeat(text, int(repeat)), "?")
 		if len(text) > 2<<20 {
-			t.Skip("long enough is long enough")
+			return // long enough is long enough
 		}
 		for _, ascii := range []bool{false, true} {
 			b, err := json.Marshal(text)
