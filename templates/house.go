@@ -1,9 +1,11 @@
 package templates
 
 import (
+	"bytes"
 	"embed"
 	"fmt"
 	"io/fs"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -12,7 +14,7 @@ import (
 	"github.com/soulbox/soulbox"
 )
 
-//go:embed go httpbin node python
+//go:embed code-interpreter-v1 data-science go httpbin node python
 var house embed.FS
 
 // House returns the templates that are built on base, by name.
@@ -83,11 +85,44 @@ func read(folder fs.FS, name string) (soulbox.HouseTemplate, error) {
 	if err := in.Decode(&a); err != nil {
 		return soulbox.HouseTemplate{}, fmt.Errorf("template.yaml: %w", err)
 	}
+	dockerfile, err := inline(folder, text[0])
+	if err != nil {
+		return soulbox.HouseTemplate{}, err
+	}
 	return soulbox.HouseTemplate{
 		Name:   name,
-		Recipe: soulbox.Recipe{Dockerfile: text[0], Start: a.Start, Ready: a.Ready},
+		Recipe: soulbox.Recipe{Dockerfile: dockerfile, Start: a.Start, Ready: a.Ready},
 		Listing: soulbox.ListingChange{
 			Description: &a.Description, Readme: &text[1], Licence: &a.Licence, Categories: &a.Categories, Keywords: &a.Keywords,
 		},
 	}, nil
 }
+
+// copied is a line of a Dockerfile that copies one file of its folder.
+var copied = regexp.MustCompile(`^COPY ([a-z0-9.-]+) (/\S+)$`)
+
+// inline writes the files that a Dockerfile copies from its own folder into it.
+// The text of a recipe is all that there is to it then: it is what is compared
+// to see whether a template is up to date, and what people are shown.
+func inline(folder fs.FS, dockerfile string) (string, error) {
+	var whole strings.Builder
+	for line := range strings.Lines(dockerfile) {
+		m := copied.FindStringSubmatch(strings.TrimSuffix(line, "\n"))
+		if m == nil {
+			whole.WriteString(line)
+			continue
+		}
+		b, err := fs.ReadFile(folder, m[1])
+		if err != nil {
+			return "", err
+		}
+		if !bytes.HasSuffix(b, []byte("\n")) || slices.Contains(strings.Split(string(b), "\n"), endOfFile) {
+			return "", fmt.Errorf("%s cannot stand in a Dockerfile", m[1])
+		}
+		fmt.Fprintf(&whole, "COPY <<'%s' %s\n%s%s\n", endOfFile, m[2], b, endOfFile)
+	}
+	return whole.String(), nil
+}
+
+// endOfFile is a line that ends a file in a Dockerfile, and that no file has.
+const endOfFile = "END-OF-FILE"

@@ -32,7 +32,7 @@ func TestHouse(t *testing.T) {
 			t.Errorf("%s does not say what it is: %q, %q, %q, %q, %q", h.Name, *l.Description, *l.Licence, *l.Categories, *l.Keywords, *l.Readme)
 		}
 	}
-	if diff := cmp.Diff([]string{"go", "httpbin", "node", "python"}, names); diff != "" {
+	if diff := cmp.Diff([]string{"code-interpreter-v1", "data-science", "go", "httpbin", "node", "python"}, names); diff != "" {
 		t.Errorf("templates (-want +got):\n%s", diff)
 	}
 }
@@ -54,7 +54,7 @@ func TestChoose(t *testing.T) {
 	}
 	for _, name := range []string{"", "base", "Python", "python@1", "../base", ".", strings.Repeat("x", 1000)} {
 		got, err := Choose([]string{"go", name})
-		if got != nil || soulbox.KindOf(err) != soulbox.Invalid || len(err.Error()) > 200 || !strings.Contains(err.Error(), "none of the templates go, httpbin, node, python") {
+		if got != nil || soulbox.KindOf(err) != soulbox.Invalid || len(err.Error()) > 200 || !strings.Contains(err.Error(), "none of the templates code-interpreter-v1, data-science, go, httpbin, node, python") {
 			t.Errorf("Choose(go, %.20q) = %v, %v; want Invalid and which there are", name, got, err)
 		}
 	}
@@ -91,6 +91,27 @@ func TestRead(t *testing.T) {
 		}
 		if got, err := read(folder, "it"); err == nil {
 			t.Errorf("read without %s = %+v", name, got)
+		}
+	}
+}
+
+func TestInline(t *testing.T) {
+	folder := fstest.MapFS{
+		"words.txt": {Data: []byte("one $two\n'three'\\\n")}, "open.txt": {Data: []byte("no end")}, "empty.txt": {Data: nil},
+		"ends.txt": {Data: []byte("one\nEND-OF-FILE\ntwo\n")},
+	}
+	for _, tt := range []struct{ dockerfile, want string }{
+		{"FROM base\n", "FROM base\n"},
+		{"FROM base\nCOPY words.txt /a/b\nRUN true", "FROM base\nCOPY <<'END-OF-FILE' /a/b\none $two\n'three'\\\nEND-OF-FILE\nRUN true"},
+		{"COPY --from=x words.txt /a\n", "COPY --from=x words.txt /a\n"},
+		{"COPY missing.txt /a\n", ""},
+		{"COPY open.txt /a\n", ""},
+		{"COPY empty.txt /a\n", ""},
+		{"COPY ends.txt /a\n", ""},
+	} {
+		got, err := inline(folder, tt.dockerfile)
+		if diff := cmp.Diff(tt.want, got); diff != "" || (err == nil) != (tt.want != "") {
+			t.Errorf("inline(%q): %v (-want +got):\n%s", tt.dockerfile, err, diff)
 		}
 	}
 }

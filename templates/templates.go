@@ -12,7 +12,7 @@
 // The others are built on that, by the builder that everybody's templates are
 // built by, where an operator wants them. Each has a folder with its name:
 //
-//	Dockerfile      how it is made; without a context, so there are no other files
+//	Dockerfile      how it is made; COPY takes a file from beside it
 //	template.yaml   what is said about it, and what is left running in it
 //	README.md       what people read about it
 //
@@ -97,13 +97,17 @@ func base(ctx context.Context, dir string, progress func(Progress)) (int, error)
 	if err := debootstrap(ctx, dir, m, packages, leaveOut, progress); err != nil {
 		return 0, err
 	}
+	added, err := addedCertificates(os.DirFS("/"))
+	if err != nil {
+		return 0, err
+	}
 	progress(Progress{Step: "cleaning up"})
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return 0, err
 	}
 	defer root.Close()
-	if err := finish(root, m); err != nil {
+	if err := errors.Join(finish(root, m), trust(root, added)); err != nil {
 		return 0, err
 	}
 	return installed(root)
