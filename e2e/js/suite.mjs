@@ -1,15 +1,16 @@
 // What every file of the suite needs: the client under test, one sandbox per
 // file, and a record of what worked.
 //
-// The version comes from CLIENT; results go, one JSON object per line, to the
-// file RESULTS.
+// The version comes from CLIENT, and the package from PACKAGE unless it is e2b;
+// results go, one JSON object per line, to the file RESULTS.
 
 import assert from 'node:assert/strict'
 import { appendFileSync, readFileSync } from 'node:fs'
 import { after, test } from 'node:test'
 
 export const version = process.env.CLIENT
-export const e2b = await import(`e2b-${version}`)
+const name = process.env.PACKAGE ?? 'e2b'
+export const e2b = await import(`${name}-${version}`)
 export const { Sandbox } = e2b
 
 // Everything this run makes carries this, so that what is left over is found.
@@ -93,7 +94,7 @@ export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms))
 export const guest = (name) => readFileSync(new URL(`../guest/${name}`, import.meta.url), 'utf8')
 
 function record(feature, result) {
-  const line = { client: 'js', version, feature, ...result }
+  const line = { client: name === 'e2b' ? 'js' : `${name}-js`, version, feature, ...result }
   if (process.env.RESULTS) appendFileSync(process.env.RESULTS, JSON.stringify(line) + '\n')
 }
 
