@@ -8,7 +8,8 @@ from importlib.metadata import version
 
 import e2b
 from client import made
-from e2b_code_interpreter import AsyncSandbox, ChartType, Sandbox
+from e2b_code_interpreter import AsyncSandbox, Sandbox
+from e2b_code_interpreter.charts import ChartType
 from suite import equal, eventually, fails, feature, main, mark
 
 
@@ -69,7 +70,7 @@ def language(name, state, prints, raises):
     @feature(f"interpreter/{name}", seconds=90)
     def _():
         good(state[0], language=name)
-        equal(good(state[1], language=name).text.strip(), state[2])
+        equal(good(state[1], language=name).results[0].text.strip(), state[2])
         logs = good(prints, language=name).logs
         equal(("".join(logs.stdout), "".join(logs.stderr)), ("out\n", "err\n"))
         error = run(raises, language=name).error
