@@ -97,7 +97,12 @@ func base(ctx context.Context, dir string, progress func(Progress)) (int, error)
 	if err := debootstrap(ctx, dir, m, packages, leaveOut, progress); err != nil {
 		return 0, err
 	}
-	added, err := addedCertificates(os.DirFS("/"))
+	host := os.DirFS("/")
+	added, err := addedCertificates(host)
+	if err != nil {
+		return 0, err
+	}
+	index, err := hostIndex(host)
 	if err != nil {
 		return 0, err
 	}
@@ -107,7 +112,7 @@ func base(ctx context.Context, dir string, progress func(Progress)) (int, error)
 		return 0, err
 	}
 	defer root.Close()
-	if err := errors.Join(finish(root, m), trust(root, added)); err != nil {
+	if err := errors.Join(finish(root, m), trust(root, added), ask(root, index)); err != nil {
 		return 0, err
 	}
 	return installed(root)

@@ -124,7 +124,7 @@ func recipe(t testing.TB, root string) string {
 	t.Helper()
 	hash := sha256.New()
 	for _, part := range []string{
-		"bin/soulbox-agent", "templates/base", "templates/templates.go", "templates/debootstrap.go", "templates/mirror.go", "templates/trust.go", "node/rootfs", "store/migration",
+		"bin/soulbox-agent", "templates/base", "templates/templates.go", "templates/debootstrap.go", "templates/mirror.go", "templates/trust.go", "templates/pip.go", "node/rootfs", "store/migration",
 	} {
 		err := filepath.WalkDir(filepath.Join(root, part), func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || strings.HasSuffix(path, "_test.go") {
