@@ -18,7 +18,8 @@ var indexSettings = []string{"index-url", "extra-index-url", "trusted-host"}
 
 // hostIndex returns the lines of a machine's /etc/pip.conf that say where
 // packages of Python come from: what this machine needs in its network its
-// sandboxes need. host is its root folder.
+// sandboxes need. An address with a password is left out, because whoever has a
+// sandbox could read it. host is its root folder.
 func hostIndex(host fs.FS) ([]string, error) {
 	b, err := fs.ReadFile(host, pipConf)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -36,18 +37,21 @@ func hostIndex(host fs.FS) ([]string, error) {
 		case strings.HasPrefix(line, "["):
 			global, goesOn = line == "[global]", false
 		case strings.HasPrefix(line, " ") || strings.HasPrefix(line, "\t"):
-			if goesOn {
+			if goesOn && !telling(line) {
 				all = append(all, line)
 			}
 		default:
 			name = strings.ReplaceAll(strings.TrimSpace(name), "_", "-")
-			if goesOn = ok && global && slices.Contains(indexSettings, name); goesOn {
+			if goesOn = ok && global && slices.Contains(indexSettings, name); goesOn && !telling(value) {
 				all = append(all, name+" = "+strings.TrimSpace(value))
 			}
 		}
 	}
 	return all, nil
 }
+
+// telling reports whether an address has a user or a password in it.
+func telling(value string) bool { return strings.Contains(value, "@") }
 
 // ask has pip of a tree ask where lines of [hostIndex] say.
 func ask(root *os.Root, index []string) error {

@@ -19,6 +19,7 @@ func TestHostIndex(t *testing.T) {
 			"several lines", "[global]\nextra-index-url =\n    https://a.example.com\n\thttps://b.example.com\ncert = /etc/x.crt\n  more\ntrusted-host: no\ntrusted-host = a.example.com\n",
 			[]string{"extra-index-url = ", "    https://a.example.com", "\thttps://b.example.com", "trusted-host = a.example.com"},
 		},
+		{"passwords", "[global]\nindex-url = https://me:secret@pypi.example.com\nextra-index-url = https://a.example.com\n  https://me@b.example.com\n", []string{"extra-index-url = https://a.example.com"}},
 		{"of one command only", "[install]\nindex-url = https://pypi.example.com\n", nil},
 		{"before any section", "index-url = https://pypi.example.com\n", nil},
 		{"nothing", "", nil},
