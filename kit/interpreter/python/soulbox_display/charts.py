@@ -167,7 +167,8 @@ class Subplot:
             return
         artists = [*self.lines, *self.scatters, *self.stairs, *(c for c, _ in self.bars)]
         taken = {self.written(artist) for artist in artists}
-        handles = getattr(legend, "legend_handles", None) or legend.legendHandles  # the name before matplotlib 3.7
+        old = not hasattr(legend, "legend_handles")  # before matplotlib 3.7
+        handles = legend.legendHandles if old else legend.legend_handles
         labels = [written.get_text() for written in legend.get_texts()]
         colours = [colour(handle) for handle in handles]
         for of, label in zip(colours, labels):
