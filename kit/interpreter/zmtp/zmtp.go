@@ -186,7 +186,7 @@ func (c *Conn) Receive(take Taker) (frames [][]byte, skipped int64, err error) {
 			if _, err := io.CopyN(io.Discard, rest, rest.N); err != nil {
 				return nil, 0, err
 			}
-		case kept+size > MaxMessage:
+		case size > MaxMessage-kept:
 			if _, err := io.CopyN(io.Discard, rest, size); err != nil {
 				return nil, 0, err
 			}

@@ -94,6 +94,14 @@ func TestTooLarge(t *testing.T) {
 	}
 }
 
+// The largest size that can be written is no reason to reserve memory.
+func TestTooLargeToCount(t *testing.T) {
+	c, _ := dial(t, strings.NewReader("\x01\x01h\x02\x7f\xff\xff\xff\xff\xff\xff\xff"))
+	if frames, _, err := c.Receive(nil); !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("received %q, %v; want the end", frames, err)
+	}
+}
+
 // Who takes a frame takes the message.
 func TestTaken(t *testing.T) {
 	const size = 3 << 20
