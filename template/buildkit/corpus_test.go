@@ -244,15 +244,21 @@ func (s *sample) check(t *testing.T, got *outcome, bases map[string]manifest) {
 }
 
 // known replaces what differs from machine to machine: the programs in base
-// images.
+// images. Of a program's names in several the first by the alphabet is taken.
 func known(bases map[string]manifest) *strings.Replacer {
-	var pairs []string
+	names := map[string]string{}
 	for _, m := range bases {
 		for path, line := range m {
 			if at := strings.Index(line, sumMark); at > 0 {
-				pairs = append(pairs, line[at:], "as "+path)
+				if name, ok := names[line[at:]]; !ok || path < name {
+					names[line[at:]] = path
+				}
 			}
 		}
+	}
+	var pairs []string
+	for sum, path := range names {
+		pairs = append(pairs, sum, "as "+path)
 	}
 	return strings.NewReplacer(pairs...)
 }
