@@ -177,6 +177,8 @@ func (h *history) checkBox(b *box, now int) {
 		case s == nil:
 		case s.died > 0 && d.call > s.died:
 			continue
+		case s.died > 0 && d.ret > s.died && d.heard:
+			d.ret = s.died // only the note of it came later
 		case s.died > 0 && (d.ret > s.died || s.closing > 0 && d.ret > s.closing && d.outcome == failed):
 			d.outcome, d.ret, d.stopped = unknown, s.died, s.closing > 0
 		case d.outcome == failed && h.faulty:

@@ -325,7 +325,7 @@ func (h *history) checkpointed(b *box, name string) {
 		defer h.mu.Unlock()
 		d.seen, d.blind, d.point = contentOf(in), !ok, len(b.ids) // not there: the sandbox is killed
 		if s.died == 0 {
-			b.ids, b.points = append(b.ids, snap.ID), append(b.points, d.seen)
+			b.ids, b.points, d.heard = append(b.ids, snap.ID), append(b.points, d.seen), true
 		}
 		return nil
 	})

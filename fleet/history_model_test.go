@@ -94,6 +94,7 @@ type deed struct {
 	line    string        // written
 	seen    content       // read, or written down
 	blind   bool          // nobody saw what was written down
+	heard   bool          // its server lived when the answer came
 	state   soulbox.State // that it has
 	memory  bool          // wanted by a pause
 	cold    bool          // wanted by a connect
