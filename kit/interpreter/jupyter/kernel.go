@@ -377,7 +377,9 @@ func (k *Kernel) Interrupt() {
 		return
 	}
 	if _, frames, err := compose(k.key, k.session, "interrupt_request", struct{}{}); err == nil {
-		_ = k.control.Send(frames...) // if it fails the kernel is as good as dead
+		if k.control.Send(frames...) != nil {
+			k.Kill() // it is as good as dead
+		}
 	}
 }
 

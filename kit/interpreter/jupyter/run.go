@@ -70,6 +70,7 @@ func (k *Kernel) ask(kind string, content any) (*Run, error) {
 	k.mu.Unlock()
 	if err := k.shell.Send(frames...); err != nil {
 		r.Close()
+		k.Kill() // it may live, and take nothing
 		return nil, k.ended()
 	}
 	return r, nil

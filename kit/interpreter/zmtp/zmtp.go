@@ -3,7 +3,8 @@
 //
 // It does not trust its peer: frames are bounded in size and number, and what is
 // too large is skipped and counted, not stored. There are no queues: a message
-// that nobody receives stays in the socket, and a Send waits for the peer.
+// that nobody receives stays in the socket, and a Send waits for the peer, but not
+// for ever.
 //
 // See https://rfc.zeromq.org/spec/23/.
 package zmtp
@@ -37,6 +38,7 @@ const (
 	greetingSize = 64
 	handshake    = 10 * time.Second // libzmq gives up after 30
 	readBuffer   = 16 << 10
+	sendTime     = 10 * time.Second // a peer that takes nothing for so long is lost
 )
 
 // Bits of a frame's first byte.
@@ -126,7 +128,8 @@ func ready(kind string) []byte {
 	return append([]byte{flagCommand, byte(len(body))}, body...)
 }
 
-// Send sends a message of these frames.
+// Send sends a message of these frames. After an error, such as that the peer does
+// not take it, the connection is of no use.
 func (c *Conn) Send(frames ...[]byte) error {
 	var head [9]byte
 	var all net.Buffers
@@ -145,6 +148,7 @@ func (c *Conn) Send(frames ...[]byte) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	_ = c.nc.SetWriteDeadline(time.Now().Add(sendTime)) // every socket has deadlines
 	_, err := all.WriteTo(c.nc)
 	return err
 }

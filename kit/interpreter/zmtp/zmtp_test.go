@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -77,6 +78,32 @@ func TestSendAndReceive(t *testing.T) {
 	want := "\x00\x01\x01" + "\x01\x01q" + "\x02\x00\x00\x00\x00\x00\x00\x01\x2c" + long
 	if got := <-told; !bytes.HasSuffix(got, []byte("SUB"+want)) {
 		t.Errorf("sent %q, want %q at the end", got, want)
+	}
+}
+
+// A peer that takes nothing keeps nobody for ever.
+func TestSendToNobody(t *testing.T) {
+	silent, w := io.Pipe()
+	defer w.Close()
+	address := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		conn, err := l.Accept()
+		if err == nil {
+			_, _ = io.Copy(conn, io.MultiReader(strings.NewReader(greeting+routerReady), silent))
+		}
+	}()
+	c, err := zmtp.Dial(t.Context(), "unix", address, zmtp.Dealer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.Send(make([]byte, 32<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Send() = %v, want that time is over", err)
 	}
 }
 
