@@ -30,8 +30,7 @@ func TestPackage(t *testing.T) {
 		interpreter := findPython(t, "3.11")
 		if interpreter == "" {
 			// There is no matplotlib of that age for newer Pythons, so nobody has it.
-			t.Log("no Python 3.11 here")
-			return
+			t.Skip("Debian 12's libraries need Python 3.11")
 		}
 		runTests(t, venv(t, interpreter, "debian.txt"), "", "test_[!l]*.py") // without polars and pyarrow
 	})
