@@ -30,7 +30,8 @@ func hostIndex(host fs.FS) ([]string, error) {
 	}
 	var all []string
 	global, goesOn := false, false // a value goes on in lines that are set in
-	for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
+	s := bufio.NewScanner(bytes.NewReader(b))
+	for s.Scan() {
 		line := strings.TrimRight(s.Text(), " \t\r")
 		switch name, value, ok := strings.Cut(line, "="); {
 		case line == "" || strings.HasPrefix(line, "#") || strings.HasPrefix(line, ";"):
@@ -46,6 +47,9 @@ func hostIndex(host fs.FS) ([]string, error) {
 				all = append(all, name+" = "+strings.TrimSpace(value))
 			}
 		}
+	}
+	if err := s.Err(); err != nil {
+		return nil, fmt.Errorf("read where packages of Python come from: %w", err)
 	}
 	return all, nil
 }
