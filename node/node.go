@@ -63,6 +63,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -113,6 +114,7 @@ type Node struct {
 	bootID    string
 	net       *netns.Network
 	cgroups   *cgroup.Parent
+	moves     io.Closer // nil when the kernel takes its time over them
 	snapshots *snapshot.Store
 	pool      *pool.Pool
 	diffs     chan struct{} // full while as many comparisons go on as may
@@ -288,6 +290,7 @@ func (n *Node) Close() error {
 	n.pool.Close()
 	n.stop()
 	n.work.Wait()
+	n.slowMoves()
 	errs := []error{n.closeCells()}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -295,6 +298,13 @@ func (n *Node) Close() error {
 		errs = append(errs, s.close())
 	}
 	return errors.Join(append(errs, n.net.Close())...)
+}
+
+// slowMoves lets the kernel be as it was.
+func (n *Node) slowMoves() {
+	if n.moves != nil {
+		n.moves.Close() // there is nothing to write
+	}
 }
 
 func (n *Node) sandboxDir(id soulbox.SandboxID) string {

@@ -44,8 +44,12 @@ func Open(ctx context.Context, o Options) (_ *Node, err error) {
 	defer func() {
 		if err != nil {
 			n.stop()
+			n.slowMoves()
 		}
 	}()
+	if n.moves, err = cgroup.QuickMoves(); err != nil {
+		n.Log.InfoContext(ctx, "this kernel takes some 10 ms to move a process into a cgroup, and each start waits for that", "err", err)
+	}
 
 	alive, dead, err := n.census(ctx)
 	if err != nil {
