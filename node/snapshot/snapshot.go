@@ -18,7 +18,8 @@
 //
 // Every byte is covered by a hash: the manifest's is in its last line, and it
 // has those of the driver's files and of the image. [Held.Check] reads the
-// driver's files before a sandbox is made of them; the image, which is big and
+// driver's files before a sandbox is made of them, each once in an hour unless
+// it changes; the image, which is big and
 // shared with the template, is read by [Store.Verify] only. What was written by
 // another version of the runtime is told apart from what is damaged: it may be
 // of use to that version.
@@ -43,6 +44,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -62,6 +64,7 @@ type Store struct {
 	log     *slog.Logger
 	dir     string
 	formats []string
+	proofs  proofs
 
 	mu    sync.Mutex
 	held  map[soulbox.SnapshotID]int           // +checklocks:mu
@@ -86,7 +89,10 @@ func Open(log *slog.Logger, dir string, formats ...string) (*Store, error) {
 			}
 		}
 	}
-	s := &Store{log: log, dir: dir, formats: formats, held: map[soulbox.SnapshotID]int{}}
+	s := &Store{
+		log: log, dir: dir, formats: formats, held: map[soulbox.SnapshotID]int{},
+		proofs: proofs{has: map[identity]proof{}, now: time.Now},
+	}
 	if s.sizes, err = s.List(context.Background()); err != nil {
 		return nil, fmt.Errorf("open snapshots: %w", err)
 	}
@@ -297,7 +303,7 @@ func (s *Store) Verify(ctx context.Context, id soulbox.SnapshotID) error {
 		return err
 	}
 	defer h.Close()
-	return errors.Join(h.Check(ctx), h.manifest.compare(ctx, h.image, imageFile, h.Image, -1))
+	return errors.Join(h.check(ctx, nil), h.manifest.compare(ctx, h.image, imageFile, h.Image, -1))
 }
 
 // A Held is a snapshot that stays until it is closed.
@@ -370,9 +376,12 @@ func (h *Held) TakeImage() *os.File {
 }
 
 // Check reads every byte of the driver's files and compares it with the
-// hashes. It is Unavailable when something has changed.
-func (h *Held) Check(ctx context.Context) error {
-	if err := h.manifest.check(ctx, h.Dir); err != nil {
+// hashes, except of files that were found whole within the last hour and have
+// not been touched since. It is Unavailable when something has changed.
+func (h *Held) Check(ctx context.Context) error { return h.check(ctx, &h.store.proofs) }
+
+func (h *Held) check(ctx context.Context, p *proofs) error {
+	if err := h.manifest.check(ctx, h.Dir, p); err != nil {
 		return fmt.Errorf("check snapshot %s: %w", h.manifest.ID, err)
 	}
 	return nil
