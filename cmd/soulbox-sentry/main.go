@@ -28,6 +28,7 @@ const (
 )
 
 func main() {
+	giveFilter()
 	debug.SetGCPercent(startPercent)
 	time.AfterFunc(startTime, func() {
 		debug.SetGCPercent(restPercent)

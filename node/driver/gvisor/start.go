@@ -118,7 +118,7 @@ func (d *Driver) Start(ctx context.Context, spec driver.Spec) (_ driver.Instance
 
 	d.faults.Reach("sentry/saved")
 
-	// Moving a process between cgroups waits for the kernel (8–12 ms), so it
+	// Moving a process between cgroups may wait for the kernel (6–12 ms), so it
 	// happens beside the start; stubs that are born meanwhile are moved after.
 	grouped := make(chan error, 1)
 	go func() { grouped <- join(spec.Cgroup, st.PID) }()
