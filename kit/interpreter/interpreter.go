@@ -83,6 +83,7 @@ type Interpreter struct {
 	closed   bool                // +checklocks:mu
 	contexts []*codeContext      // +checklocks:mu — the oldest first
 	defaults map[string]*pending // +checklocks:mu — by language
+	bonds    bonds               // +checklocks:mu — of notebooks
 }
 
 // pending is a default context that is being made, or was.
@@ -100,6 +101,7 @@ func New(o Options) *Interpreter {
 	in := &Interpreter{
 		options:  o,
 		defaults: map[string]*pending{},
+		bonds:    bonds{contexts: map[string]*codeContext{}, making: map[string]*pending{}},
 	}
 	in.life, in.end = context.WithCancelCause(context.Background())
 	mux := http.NewServeMux()
@@ -290,6 +292,7 @@ func (in *Interpreter) forget(c *codeContext) bool {
 		return false
 	}
 	in.contexts = slices.Delete(in.contexts, i, i+1)
+	in.loosenLocked(c)
 	if p := in.defaults[c.language]; p != nil {
 		select {
 		case <-p.done:
