@@ -3,7 +3,6 @@ package interpreter
 import (
 	"context"
 	"errors"
-	"slices"
 	"sync"
 	"time"
 
@@ -11,8 +10,6 @@ import (
 )
 
 const (
-	// maxQueue is how many executions of a context may wait for their turn.
-	maxQueue = 1000
 	// An execution that nobody waits for is interrupted, again after each
 	// interruptEvery, and when it does not end in patience and another one waits,
 	// its kernel is restarted. Variables are worth more than a few seconds, but
@@ -23,10 +20,7 @@ const (
 	quietTime = 30 * time.Second
 )
 
-var (
-	errRemoved   = errors.New("the context was removed")
-	errQueueFull = errors.New("too many executions wait for this context")
-)
+var errRemoved = errors.New("the context was removed")
 
 // codeContext is a kernel and the queue in front of it.
 type codeContext struct {
@@ -41,8 +35,8 @@ type codeContext struct {
 	starting chan struct{}   // +checklocks:mu — closed when that changes
 	startErr error           // +checklocks:mu — why there is none
 	note     string          // +checklocks:mu — what the next execution should know
-	taken    bool            // +checklocks:mu — somebody has the turn
-	queue    []chan struct{} // +checklocks:mu — closed when it is their turn
+
+	turns
 
 	// Of whoever has the turn:
 	envsOf   string          // the sandbox whose default environment was asked for last
@@ -51,49 +45,6 @@ type codeContext struct {
 
 func newContext(in *Interpreter, spec *jupyter.Spec, language, dir string) *codeContext {
 	return &codeContext{in: in, spec: spec, id: jupyter.NewID(), language: language, dir: dir}
-}
-
-// enter waits for the turn, first come first served.
-func (c *codeContext) enter(ctx context.Context, out *stream) error {
-	c.mu.Lock()
-	if !c.taken {
-		c.taken = true
-		c.mu.Unlock()
-		return nil
-	}
-	if len(c.queue) >= maxQueue {
-		c.mu.Unlock()
-		return errQueueFull
-	}
-	turn := make(chan struct{})
-	c.queue = append(c.queue, turn)
-	c.mu.Unlock()
-	err := out.wait(ctx, turn)
-	if err == nil {
-		return nil
-	}
-	c.mu.Lock()
-	i := slices.Index(c.queue, turn)
-	if i >= 0 {
-		c.queue = slices.Delete(c.queue, i, i+1)
-	}
-	c.mu.Unlock()
-	if i < 0 { // it came all the same
-		c.leave()
-	}
-	return err
-}
-
-// leave passes the turn on.
-func (c *codeContext) leave() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(c.queue) == 0 {
-		c.taken = false
-		return
-	}
-	close(c.queue[0])
-	c.queue = slices.Delete(c.queue, 0, 1)
 }
 
 // ready returns the kernel, and starts one when there is none. The note is for
@@ -263,10 +214,7 @@ func (c *codeContext) abandon(k *jupyter.Kernel, run *jupyter.Run) {
 		if err == nil || errors.Is(err, jupyter.ErrEnded) {
 			return
 		}
-		c.mu.Lock()
-		waits := len(c.queue) > 0
-		c.mu.Unlock()
-		if (waits && time.Since(began) >= limit) || c.in.life.Err() != nil {
+		if (c.wanted() && time.Since(began) >= limit) || c.in.life.Err() != nil {
 			k.Kill()
 			<-k.Done()
 			c.lost(k, "An execution that was interrupted did not end, so the kernel was restarted; its variables are gone.\n")
