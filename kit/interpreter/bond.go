@@ -85,6 +85,27 @@ func (in *Interpreter) move(from, to string) {
 	}
 }
 
+// part takes a notebook's context. It returns that, out of all lists, unless
+// somebody else has it, too.
+func (in *Interpreter) part(notebook string) *codeContext {
+	notebook = path.Clean(notebook)
+	in.mu.Lock()
+	c := in.bonds.contexts[notebook]
+	delete(in.bonds.contexts, notebook)
+	shared := false
+	for _, other := range in.bonds.contexts {
+		shared = shared || other == c
+	}
+	if c != nil {
+		shared = shared || in.isDefaultLocked(c)
+	}
+	in.mu.Unlock()
+	if c == nil || shared || !in.forget(c) {
+		return nil
+	}
+	return c
+}
+
 // open is OpenNotebook.
 func (in *Interpreter) open(ctx context.Context, notebook, language string) (*codeContext, error) {
 	notebook = path.Clean(notebook)

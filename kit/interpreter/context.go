@@ -139,6 +139,16 @@ func (c *codeContext) restart(ctx context.Context) error {
 	return err
 }
 
+// interrupt interrupts whatever runs.
+func (c *codeContext) interrupt() {
+	c.mu.Lock()
+	k := c.kernel
+	c.mu.Unlock()
+	if k != nil {
+		k.Interrupt()
+	}
+}
+
 // remove ends the context and waits until its kernel is gone.
 func (c *codeContext) remove() {
 	c.mu.Lock()

@@ -5,7 +5,9 @@
 //   - GET /health;
 //   - POST /execute runs code and streams what becomes of it, a JSON object a
 //     line;
-//   - GET and POST /contexts, POST /contexts/{id}/restart, DELETE /contexts/{id}.
+//   - GET and POST /contexts, POST /contexts/{id}/restart, DELETE /contexts/{id};
+//   - /notebooks and what is below it: notebooks whose cells run in contexts of
+//     their own, see notebooks.go.
 //
 // A context is a Jupyter kernel (room jupyter) and the queue of those who want
 // to run something in it. Each language has a default context; those of Python
@@ -111,6 +113,7 @@ func New(o Options) *Interpreter {
 	mux.HandleFunc("POST /contexts", in.create)
 	mux.HandleFunc("POST /contexts/{id}/restart", in.restart)
 	mux.HandleFunc("DELETE /contexts/{id}", in.remove)
+	newNotebooks(in).routes(mux)
 	in.routes = allowOrigins(plainErrors(mux))
 	return in
 }
@@ -293,16 +296,26 @@ func (in *Interpreter) forget(c *codeContext) bool {
 	}
 	in.contexts = slices.Delete(in.contexts, i, i+1)
 	in.loosenLocked(c)
-	if p := in.defaults[c.language]; p != nil {
-		select {
-		case <-p.done:
-			if p.c == c {
-				delete(in.defaults, c.language)
-			}
-		default: // another one is being made
-		}
+	if in.isDefaultLocked(c) {
+		delete(in.defaults, c.language)
 	}
 	return true
+}
+
+// isDefaultLocked reports whether c is its language's default context.
+//
+// +checklocks:in.mu
+func (in *Interpreter) isDefaultLocked(c *codeContext) bool {
+	p := in.defaults[c.language]
+	if p == nil {
+		return false
+	}
+	select {
+	case <-p.done:
+		return p.c == c
+	default: // another one is being made
+		return false
+	}
 }
 
 // startKernel starts a kernel for c and tells it what it needs to know.

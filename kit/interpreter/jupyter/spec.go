@@ -93,6 +93,15 @@ func (s *Spec) ByMessage() bool { return s.Interrupt == byMessage }
 // ipykernel, whose sockets may be files.
 func (s *Spec) python() bool { return strings.HasPrefix(filepath.Base(s.Argv[0]), "python") }
 
+// Program returns the path of the kernel's program.
+func (s *Spec) Program() (string, error) {
+	argv, err := s.command("")
+	if err != nil {
+		return "", err
+	}
+	return argv[0], nil
+}
+
 // command returns the program and its arguments. A program without a folder is
 // looked for beside the spec first: <prefix>/share/jupyter/kernels/name is an
 // environment with a bin.

@@ -2,6 +2,7 @@ package notebook
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -251,8 +252,8 @@ func (o *Outputs) Displays() map[int]string {
 	return ids
 }
 
-// Same reports whether two outputs are the same, however their JSON is written.
-func Same(a, b json.RawMessage) bool { return bytes.Equal(canonical(a), canonical(b)) }
+// Sum returns a hash of an output that does not depend on how its JSON is written.
+func Sum(output json.RawMessage) [sha256.Size]byte { return sha256.Sum256(canonical(output)) }
 
 func canonical(raw json.RawMessage) []byte {
 	var v any
