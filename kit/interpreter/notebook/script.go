@@ -111,7 +111,7 @@ func plain(code string) string {
 	for line := range strings.Lines(code) {
 		rest := strings.TrimLeft(line, " \t")
 		if isMagic(rest) {
-			b.WriteString(line[:len(line)-len(rest)] + "pass  # ") // an indented block may have nothing else
+			line = line[:len(line)-len(rest)] + "pass  # " + rest // an indented block may have nothing else
 		}
 		b.WriteString(line)
 	}
