@@ -99,11 +99,11 @@ func mkdirs(root *os.Root, dir string) error {
 			return err
 		}
 	}
-	if fi, err := root.Stat(dir); err == nil {
-		if !fi.IsDir() {
-			return syscall.ENOTDIR
-		}
-		return nil
+	switch fi, err := root.Stat(dir); {
+	case err == nil && !fi.IsDir():
+		return syscall.ENOTDIR
+	case err == nil || !errors.Is(err, fs.ErrNotExist):
+		return err
 	}
 	if err := root.Mkdir(dir, folderMode); err != nil {
 		return err
@@ -138,7 +138,7 @@ func cannot(err error, name string) error {
 		return errorf(http.StatusNotFound, "There is no notebook %s: a part of its path is no folder", shown)
 	case errors.Is(err, syscall.ENAMETOOLONG), errors.Is(err, syscall.EINVAL):
 		return invalid("The path %s is of no use", shown)
-	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.ELOOP), escapes(err):
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, fs.ErrExist), errors.Is(err, syscall.ELOOP), escapes(err):
 		return invalid("The notebook %s cannot be reached: its path leads out of the home folder, or into one that is closed", shown)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return errorf(http.StatusInternalServerError, "The notebook %s was not written: the disk is full", shown)
