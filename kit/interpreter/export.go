@@ -44,8 +44,8 @@ func (n *notebooks) export(w http.ResponseWriter, r *http.Request) error {
 	var text []byte
 	switch format {
 	case "script":
-		s := f.Document.Script()
-		name, kind, text = base+s.Extension, s.MediaType+"; charset=utf-8", []byte(s.Text)
+		code, extension, media := f.Document.Script()
+		name, kind, text = base+extension, media+"; charset=utf-8", []byte(code)
 	case "html":
 		name, kind = base+".html", "text/html; charset=utf-8"
 		text, err = n.html(r.Context(), f.Document)

@@ -282,17 +282,17 @@ func TestScript(t *testing.T) {
 		{"cell_type": "code", "metadata": {}, "source": "%%bash\nls", "outputs": [], "execution_count": null},
 		{"cell_type": "raw", "metadata": {}, "source": "raw"}]}`)
 	want := "# # Title\n#\n# text\n\npass  # %matplotlib inline\nx = 17 % 5\nif x:\n    pass  # !ls\nprint(x)\n\n# %%bash\n# ls\n"
-	s := d.Script()
-	if s.Text != want || s.Extension != ".py" || s.MediaType != "text/x-python" {
-		t.Errorf("Script = %q, %s, %s, want %q", s.Text, s.Extension, s.MediaType, want)
+	text, extension, media := d.Script()
+	if text != want || extension != ".py" || media != "text/x-python" {
+		t.Errorf("Script = %q, %s, %s, want %q", text, extension, media, want)
 	}
-	out, err := exec.CommandContext(t.Context(), "python3", "-c", s.Text).CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), "python3", "-c", text).CombinedOutput()
 	if err != nil || string(out) != "2\n" {
 		t.Errorf("the script prints %q, %v, want 2", out, err)
 	}
 	bad := parse(t, `{"nbformat": 4, "nbformat_minor": 4, "metadata": {"language_info": {"name": "x", "file_extension": "/../../x", "mimetype": "text/html\r\nX: y"}}, "cells": []}`)
-	if s := bad.Script(); s.Extension != ".txt" || s.MediaType != "text/plain" {
-		t.Errorf("Script of a notebook with bad metadata is a %s, %s", s.Extension, s.MediaType)
+	if _, extension, media := bad.Script(); extension != ".txt" || media != "text/plain" {
+		t.Errorf("Script of a notebook with bad metadata is a %s, %s", extension, media)
 	}
 }
 

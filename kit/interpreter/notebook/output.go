@@ -211,14 +211,17 @@ func (o *Outputs) update(display string, raw json.RawMessage) []Event {
 			return append(events, o.fill()...)
 		}
 		o.size += len(raw) - len(one.raw)
-		one.raw = Replace(one.raw, raw)
+		one.raw = replaced(one.raw, raw)
 		events = append(events, Event{Type: "update", Index: &i, Output: one.raw})
 	}
 	return append(events, Event{Type: "update", Display: display, Output: raw})
 }
 
-// Replace returns an output with the data of another one. A result stays one.
-func Replace(old, by json.RawMessage) json.RawMessage {
+// Update gives an output of the cell the data of another one.
+func (c *Cell) Update(i int, by json.RawMessage) { c.Outputs[i] = replaced(c.Outputs[i], by) }
+
+// replaced returns an output with the data of another one. A result stays one.
+func replaced(old, by json.RawMessage) json.RawMessage {
 	was, ok := members(old)
 	is, ok2 := members(by)
 	if !ok || !ok2 || was["data"] == nil {
@@ -252,8 +255,9 @@ func (o *Outputs) Displays() map[int]string {
 	return ids
 }
 
-// Sum returns a hash of an output that does not depend on how its JSON is written.
-func Sum(output json.RawMessage) [sha256.Size]byte { return sha256.Sum256(canonical(output)) }
+// Sum returns a hash of an output that does not depend on how its JSON is
+// written. The cell may be nil.
+func (*Cell) Sum(output json.RawMessage) [sha256.Size]byte { return sha256.Sum256(canonical(output)) }
 
 func canonical(raw json.RawMessage) []byte {
 	var v any

@@ -5,9 +5,8 @@ import (
 	"strings"
 )
 
-// Script is a notebook's code as a program.
-type Script struct {
-	Text      string
+// program is a notebook's code.
+type program struct {
 	Extension string // of a file, with its point
 	MediaType string
 }
@@ -17,10 +16,10 @@ var comments = map[string]string{
 	"python": "#", "r": "#", "bash": "#", "javascript": "//", "typescript": "//", "java": "//",
 }
 
-// Script returns the notebook's code. Texts are comments, in those languages of
+// Script returns the notebook's code, and what files of it are called and are. Texts are comments, in those languages of
 // which it is known how they are written. What IPython understands and Python
 // does not is a comment, too.
-func (d *Document) Script() Script {
+func (d *Document) Script() (text, extension, mediaType string) {
 	var meta struct {
 		Info struct {
 			Extension string `json:"file_extension"`
@@ -33,7 +32,7 @@ func (d *Document) Script() Script {
 	if language == "" {
 		language = k.Context()
 	}
-	s := Script{Extension: meta.Info.Extension, MediaType: meta.Info.MediaType}
+	s := program{Extension: meta.Info.Extension, MediaType: meta.Info.MediaType}
 	if known := languages[language]; known != nil {
 		s.fill(known)
 	} else if language == "r" {
@@ -65,11 +64,10 @@ func (d *Document) Script() Script {
 		b.WriteString(text)
 		b.WriteString("\n")
 	}
-	s.Text = b.String()
-	return s
+	return b.String(), s.Extension, s.MediaType
 }
 
-func (s *Script) fill(language map[string]any) {
+func (s *program) fill(language map[string]any) {
 	if e, ok := language["file_extension"].(string); ok && s.Extension == "" {
 		s.Extension = e
 	}

@@ -47,8 +47,8 @@ type File struct {
 	Document *Document
 }
 
-// Revision returns that of a file with these bytes.
-func Revision(text []byte) string {
+// revisionOf returns that of a file with these bytes.
+func revisionOf(text []byte) string {
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:8])
 }
@@ -190,7 +190,7 @@ func (p *place) parse(text []byte, modified time.Time) (*File, error) {
 		}
 		return nil, err
 	}
-	return &File{Path: p.path, Revision: Revision(text), Modified: modified, Document: d}, nil
+	return &File{Path: p.path, Revision: revisionOf(text), Modified: modified, Document: d}, nil
 }
 
 // Read returns a notebook.
@@ -238,7 +238,7 @@ func (s *Store) Create(ctx context.Context, name string, d *Document) (*File, er
 	if err != nil {
 		return nil, err
 	}
-	return &File{Path: p.path, Revision: Revision(text), Modified: modified, Document: d}, nil
+	return &File{Path: p.path, Revision: revisionOf(text), Modified: modified, Document: d}, nil
 }
 
 func (p *place) exists() error {
@@ -285,13 +285,13 @@ func (p *place) change(revision string, edit func(*Document) error) (*File, erro
 	if text, err = print(f.Document); err != nil {
 		return nil, err
 	}
-	f.Revision = Revision(text)
+	f.Revision = revisionOf(text)
 	f.Modified, err = p.write(text, was)
 	return f, err
 }
 
 func (p *place) check(text []byte, revision string) error {
-	now := Revision(text)
+	now := revisionOf(text)
 	if revision == "" || revision == now {
 		return nil
 	}
@@ -334,7 +334,7 @@ func (s *Store) Replace(ctx context.Context, name, revision string, d *Document)
 			if err = p.check(old, revision); err == nil {
 				var modified time.Time
 				if modified, err = p.write(text, was); err == nil {
-					return &File{Path: p.path, Revision: Revision(text), Modified: modified, Document: d}, nil
+					return &File{Path: p.path, Revision: revisionOf(text), Modified: modified, Document: d}, nil
 				}
 			}
 		}

@@ -143,9 +143,9 @@ func TestChangeMeetsOthers(t *testing.T) {
 	if err != nil || len(left) != 1 {
 		t.Errorf("after a change there is %v, %v", left, err)
 	}
-	text, err := os.ReadFile(path)
-	if err != nil || notebook.Revision(text) != f.Revision {
-		t.Errorf("the file's revision is %s, want %s", notebook.Revision(text), f.Revision)
+	read, err := s.Read("a")
+	if err != nil || read.Revision != f.Revision {
+		t.Errorf("the file was read as %+v, %v, want the revision %s", read, err, f.Revision)
 	}
 }
 
