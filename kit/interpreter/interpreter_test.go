@@ -40,11 +40,14 @@ func start(t *testing.T, change func(*interpreter.Options), languages ...string)
 		t.Fatal(err)
 	}
 	o := interpreter.Options{
-		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Specs: []string{kerneltest.Specs(t)},
+		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Run: run, Dir: t.TempDir(), Python: packages, Env: append(os.Environ(), "NO_COLOR=1"),
 	}
 	if change != nil {
 		change(&o)
+	}
+	if o.Specs == nil {
+		o.Specs = []string{kerneltest.Specs(t)}
 	}
 	in := interpreter.New(o)
 	t.Cleanup(in.Close)

@@ -1,15 +1,17 @@
-// Package python carries soulbox_display, the Python package that makes the
-// Python kernel of the code interpreter show what E2B's clients know beside
-// what Jupyter shows: tables as data, matplotlib's figures as charts.
+// Package python carries two Python packages. soulbox_display makes the Python
+// kernel of the code interpreter show what E2B's clients know beside what Jupyter
+// shows: tables as data, matplotlib's figures as charts. soulbox_data loads
+// datasets and draws them.
 //
-// The package's own docstring describes its MIME types and limits. It needs
-// nothing but Python's standard library and IPython, so it can be put on the
-// path of any kernel: PYTHONPATH=DIR, and the extension soulbox_display.
+// The packages' own docstrings describe what they do, and their limits.
+// soulbox_display needs nothing but Python's standard library and IPython, so it
+// can be put on the path of any kernel: PYTHONPATH=DIR, and the extension
+// soulbox_display.
 package python
 
 import "embed"
 
-// FS holds the folder soulbox_display.
+// FS holds the folders soulbox_display and soulbox_data.
 //
-//go:embed soulbox_display/*.py
+//go:embed soulbox_display/*.py soulbox_data/*.py
 var FS embed.FS
