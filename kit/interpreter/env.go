@@ -27,6 +27,9 @@ const (
 // It is called by whoever has the turn.
 func (c *codeContext) setEnvs(ctx context.Context, k *jupyter.Kernel, own map[string]string, token string) (restore string, err error) {
 	dialect, ok := dialects[c.language]
+	if !ok && c.spec.Language == "python" { // in an environment with a name
+		dialect, ok = python, true
+	}
 	if !ok {
 		return "", nil
 	}

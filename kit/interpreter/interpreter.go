@@ -7,7 +7,9 @@
 //     line;
 //   - GET and POST /contexts, POST /contexts/{id}/restart, DELETE /contexts/{id};
 //   - /notebooks and what is below it: notebooks whose cells run in contexts of
-//     their own, see notebooks.go.
+//     their own, see notebooks.go;
+//   - /environments, POST /analyze and POST /visualize: packages, analyses of
+//     datasets and pictures of them, see science.go.
 //
 // A context is a Jupyter kernel (room jupyter) and the queue of those who want
 // to run something in it. Each language has a default context; those of Python
@@ -27,6 +29,7 @@ package interpreter
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -61,12 +64,15 @@ type Options struct {
 	Env []string
 	// Envs is the URL of the sandbox's default environment; none when empty.
 	Envs string
-	// Python is a folder with the package soulbox_display, which Python kernels
-	// load; none when empty.
+	// Python is a folder with the packages soulbox_display, which Python kernels
+	// load, and soulbox_data; none when empty.
 	Python string
 	// Identity is a file that says which sandbox this is. When it changes, the
 	// default environment is asked for again.
 	Identity string
+	// Roots are the certificates that datasets are downloaded with; the system's
+	// when nil.
+	Roots *x509.CertPool
 	// Patience is how long an execution whose client has gone may resist while
 	// another one waits, before the kernel is restarted; 30 s when 0.
 	Patience time.Duration
@@ -114,6 +120,7 @@ func New(o Options) *Interpreter {
 	mux.HandleFunc("POST /contexts/{id}/restart", in.restart)
 	mux.HandleFunc("DELETE /contexts/{id}", in.remove)
 	newNotebooks(in).routes(mux)
+	newScience(in).routes(mux)
 	in.routes = allowOrigins(plainErrors(mux))
 	return in
 }

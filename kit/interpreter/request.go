@@ -228,7 +228,7 @@ func (in *Interpreter) execute(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	if _, ok := dialects[c.language]; !ok && len(req.EnvVars) > 0 {
+	if _, ok := dialects[c.language]; !ok && c.spec.Language != "python" && len(req.EnvVars) > 0 {
 		text(w, http.StatusBadRequest, "Environment variables cannot be set for an execution in "+c.language)
 		return
 	}
