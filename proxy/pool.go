@@ -285,13 +285,19 @@ func (p *pool) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	if err != nil || !id.Valid() {
 		return nil, fmt.Errorf("dial %q: not a sandbox's port", addr)
 	}
+	return p.connect(ctx, id, uint16(port), false)
+}
+
+// connect makes a connection that ends with sandbox id. With stream it counts
+// as a request until it is closed.
+func (p *pool) connect(ctx context.Context, id soulbox.SandboxID, port uint16, stream bool) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	t, err := p.tie(p.boxes, id, false, cancel)
+	t, err := p.tie(p.boxes, id, stream, cancel)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := p.attempt(ctx, id, uint16(port))
+	raw, err := p.attempt(ctx, id, port)
 	if err != nil {
 		t.release()
 		return nil, &dialError{err}

@@ -41,6 +41,7 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/http"
@@ -136,6 +137,17 @@ func (p *Proxy) Handler(next http.Handler) http.Handler {
 // say that the sandbox runs; a connection made in between is cut as well. An
 // unknown id succeeds.
 func (p *Proxy) Drop(id soulbox.SandboxID) { p.pool.drop(id) }
+
+// Dial connects to a port of sandbox id for a room that has something to ask in
+// there. Until it is closed the connection counts as a request, and a drop cuts
+// it. The error matches syscall.ECONNREFUSED when nothing listens there.
+func (p *Proxy) Dial(ctx context.Context, id soulbox.SandboxID, port uint16) (net.Conn, error) {
+	c, err := p.pool.connect(ctx, id, port, true)
+	if errors.Is(err, errGone) {
+		return nil, soulbox.Errorf(soulbox.Unavailable, "sandbox %s has ended or was paused meanwhile", id)
+	}
+	return c, err
+}
 
 // Traffic tells how many requests for sandbox id are under way, and when the
 // last one began or ended; zero is not since it was dropped last. It does no
