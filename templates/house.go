@@ -59,6 +59,22 @@ func Choose(names []string) ([]soulbox.HouseTemplate, error) {
 	return chosen, nil
 }
 
+// Interpreted returns the names of the templates in which a code interpreter
+// runs.
+func Interpreted() ([]string, error) {
+	all, err := House()
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, h := range all {
+		if strings.Contains(h.Recipe.Start, "/.soulbox/agent interpreter") {
+			names = append(names, h.Name)
+		}
+	}
+	return names, nil
+}
+
 // about is what template.yaml says.
 type about struct {
 	Description string   `yaml:"description"`
