@@ -50,6 +50,7 @@ var doors = []struct {
 	{"team", []string{".", "internal/"}},
 	{"ledger/", []string{".", "internal/", "ledger/"}},
 	{"session/", []string{".", "internal/", "session/"}},
+	{"lab", []string{".", "internal/"}},
 
 	// Asking.
 	{"proxy", []string{".", "internal/"}},

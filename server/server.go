@@ -31,6 +31,7 @@ import (
 	"github.com/soulbox/soulbox/internal/cleanup"
 	"github.com/soulbox/soulbox/internal/fault"
 	"github.com/soulbox/soulbox/internal/payload"
+	"github.com/soulbox/soulbox/lab"
 	"github.com/soulbox/soulbox/ledger/meter"
 	"github.com/soulbox/soulbox/node"
 	"github.com/soulbox/soulbox/node/driver/gvisor"
@@ -189,6 +190,11 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 	sessions = session.New(session.Options{
 		Log: log, Dir: filepath.Join(cfg.Data, "sessions"), Store: db, Fleet: sandboxes, Guests: machine, Meter: usage, Traffic: door, Faults: faults,
 	})
+	interpreted, err := templates.Interpreted()
+	if err != nil {
+		return nil, err
+	}
+	asks := lab.New(lab.Options{Fleet: sandboxes, Traffic: door, Templates: interpreted})
 	owner, err := s.teams.EnsureDefault(ctx)
 	if err != nil {
 		return nil, err
@@ -226,7 +232,7 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 		e2b.Routes(sandboxes, s.teams, register, e2b.Options{Domain: cfg.Domain, Seed: seed, Disk: cfg.size().Disk}),
 		native.Routes(sandboxes, s.teams, native.Options{Version: cfg.Version, Domain: cfg.Domain, Pools: machine})...,
 	)
-	routes = slices.Concat(routes, native.SessionRoutes(sessions), native.TemplateRoutes(register, register), oci.Routes(pushes))
+	routes = slices.Concat(routes, native.SessionRoutes(sessions), native.LabRoutes(asks), native.TemplateRoutes(register, register), oci.Routes(pushes))
 	control, err := api.New(log, s.teams, routes, api.Options{Metrics: metrics})
 	if err != nil {
 		return nil, err

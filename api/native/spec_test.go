@@ -94,7 +94,7 @@ func TestSpecRoutes(t *testing.T) {
 			}
 		}
 	}
-	for _, r := range slices.Concat(native.Routes(nil, nil, native.Options{}), native.SessionRoutes(nil), native.TemplateRoutes(nil, nil)) {
+	for _, r := range slices.Concat(native.Routes(nil, nil, native.Options{}), native.SessionRoutes(nil), native.LabRoutes(nil), native.TemplateRoutes(nil, nil)) {
 		if !described[r.String()] {
 			t.Errorf("%s is in the table and not in spec/native.yaml", r)
 		}
