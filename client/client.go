@@ -7,7 +7,7 @@
 //	result, err := box.Run(ctx, "python3 -c 'print(6*7)'", client.RunOptions{})
 //
 // A [Client] has a service for each noun of the server: [Sandboxes],
-// [Templates], [Sessions], [Keys]. Create and Connect return a [Sandbox], the handle
+// [Templates], [Sessions], [Notebooks], [Packages], [Keys]. Create and Connect return a [Sandbox], the handle
 // through which one works inside of it.
 //
 // # Errors
@@ -54,6 +54,10 @@ type Client struct {
 	Templates *Templates
 	// Sessions keep what somebody works in who comes and goes.
 	Sessions *Sessions
+	// Notebooks are Jupyter's, in sandboxes with a code interpreter.
+	Notebooks *Notebooks
+	// Packages installs packages of Python in sandboxes with a code interpreter.
+	Packages *Packages
 	// Keys makes and revokes API keys.
 	Keys *Keys
 
@@ -98,6 +102,8 @@ func New(o Options) (*Client, error) {
 	c.Sandboxes = &Sandboxes{c}
 	c.Templates = &Templates{c}
 	c.Sessions = &Sessions{c}
+	c.Notebooks = &Notebooks{c}
+	c.Packages = &Packages{c}
 	c.Keys = &Keys{c}
 	return c, nil
 }

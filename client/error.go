@@ -92,12 +92,17 @@ var kindOfCode = map[connectjson.Code]soulbox.Kind{
 func answerError(resp *http.Response) error {
 	data, _ := io.ReadAll(io.LimitReader(resp.Body, maxErrorAnswer)) // a part is enough for a sentence
 	var body struct {
-		Message string `json:"message"`
+		Message  string `json:"message"`
+		Revision string `json:"revision"`
 	}
 	if json.Unmarshal(data, &body) != nil || body.Message == "" {
 		body.Message = "the server answered " + resp.Status
 	}
-	return soulbox.Errorf(kindOfStatus[resp.StatusCode], "%s", body.Message)
+	err := soulbox.Errorf(kindOfStatus[resp.StatusCode], "%s", body.Message)
+	if body.Revision != "" {
+		return &soulbox.OutdatedError{Revision: body.Revision, Err: err}
+	}
+	return err
 }
 
 // errorWire is an error within an answer whose status was decided before.

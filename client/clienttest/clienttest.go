@@ -60,6 +60,7 @@ type Server struct {
 	keys      []key               // +checklocks:mu
 	snapshots []*snapshot         // +checklocks:mu; in the order in which they were taken
 	shelves   map[string]*shelf   // +checklocks:mu; by the ids of their templates
+	benches   map[string]*bench   // +checklocks:mu; by the ids of their sandboxes
 	sessions  []*session          // +checklocks:mu; in the order in which they were made
 	folders   []string            // +checklocks:mu; removed by Close
 }
@@ -72,6 +73,7 @@ func New(home string) *Server {
 		boxes:     map[string]*box{},
 		templates: map[string]template{},
 		shelves:   map[string]*shelf{},
+		benches:   map[string]*bench{},
 	}
 	s.templates["base"] = template{ID: "tbase", Name: "base", Public: true, CPUs: 2, MemoryMiB: 512, DiskMiB: 1024, Isolation: soulbox.GVisor.String(), Source: "test", CreatedAt: time.Now(), UpdatedAt: time.Now()}
 	mux := http.NewServeMux()
@@ -102,6 +104,7 @@ func New(home string) *Server {
 	s.sessionRoutes(mux)
 	s.buildRoutes(mux)
 	s.marketRoutes(mux)
+	s.labRoutes(mux)
 	mux.HandleFunc("GET /v1/templates", s.listTemplates)
 	mux.HandleFunc("POST /v1/templates/import", s.importTemplate)
 	mux.HandleFunc("DELETE /v1/templates/{id}", s.deleteTemplate)
