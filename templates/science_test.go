@@ -16,8 +16,8 @@ import (
 //go:embed testdata/science.py
 var science string
 
-// TestDataScience has the server build the template data-science and does one
-// thing with each library in it, as a person would.
+// TestDataScience has the server build the template data-science and uses it as
+// people would.
 func TestDataScience(t *testing.T) {
 	s := servertest.New(t)
 	s.Network = network
@@ -29,6 +29,15 @@ func TestDataScience(t *testing.T) {
 		t.Fatal(err)
 	}
 	size(t, s, c, "data-science", built(t, c, "data-science"))
+	t.Run("libraries", func(t *testing.T) { testLibraries(t, c) })
+	t.Run("lab", func(t *testing.T) { testLab(t, s, c) })
+	t.Run("travel", func(t *testing.T) { testTravel(t, s, c) })
+	s.Stop(t)
+	s.WantNothingLeft(t)
+}
+
+// testLibraries does one thing with each library.
+func testLibraries(t *testing.T, c *client.Client) {
 	sb, err := c.Sandboxes.Create(t.Context(), client.CreateOptions{Template: "data-science", Timeout: time.Hour})
 	if err != nil {
 		t.Fatal(err)
@@ -65,6 +74,4 @@ func TestDataScience(t *testing.T) {
 	if err := c.Sandboxes.Kill(t.Context(), sb.ID); err != nil {
 		t.Error(err)
 	}
-	s.Stop(t)
-	s.WantNothingLeft(t)
 }
