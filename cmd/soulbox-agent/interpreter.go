@@ -24,6 +24,8 @@ import (
 const (
 	// codeHome is where code runs, as at E2B.
 	codeHome = "/home/user"
+	// codeUser is whose files are there, and who runs JupyterLab.
+	codeUser = "user"
 	// whoIAm is a file that the agent writes.
 	whoIAm = "/run/e2b/.E2B_SANDBOX_ID"
 )
@@ -60,7 +62,10 @@ func runInterpreter(args []string) error {
 		return fmt.Errorf("unpack the Python package: %w", err)
 	}
 	o := interpreter.Options{
-		Log: log, Run: run, Python: packages, Envs: *envs, Identity: whoIAm, Dir: *dir, Env: kernelEnv(),
+		Log: log, Run: run, Python: packages, Envs: *envs, Identity: whoIAm, Dir: *dir, Env: kernelEnv(), User: codeUser,
+	}
+	if _, port, err := net.SplitHostPort(*listen); err == nil {
+		o.URL = "http://" + net.JoinHostPort("127.0.0.1", port)
 	}
 	home, err := os.UserHomeDir()
 	if err != nil {

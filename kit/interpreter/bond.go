@@ -109,6 +109,7 @@ func (in *Interpreter) part(notebook string) *codeContext {
 // open is OpenNotebook.
 func (in *Interpreter) open(ctx context.Context, notebook, language string) (*codeContext, error) {
 	notebook = path.Clean(notebook)
+	in.followLab(ctx, notebook)
 	in.mu.Lock()
 	if c := in.bonds.contexts[notebook]; c != nil {
 		in.mu.Unlock()

@@ -1,19 +1,18 @@
 package interpreter
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
-	"net"
 	"net/http"
 	"os"
 	"slices"
 	"strings"
 
+	"github.com/soulbox/soulbox/kit/interpreter/fetch"
 	"github.com/soulbox/soulbox/kit/interpreter/jupyter"
 )
 
@@ -89,38 +88,18 @@ func (in *Interpreter) fetchEnvs(ctx context.Context, token string) (map[string]
 	if in.options.Envs == "" {
 		return map[string]string{}, nil
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, in.options.Envs, nil)
-	if err != nil {
-		return nil, err
-	}
+	header := http.Header{}
 	if token != "" {
-		req.Header.Set(tokenHeader, token)
+		header.Set(tokenHeader, token)
 	}
-	// A client of net/http would cost every sandbox a megabyte, used or not.
 	ctx, cancel := context.WithTimeout(ctx, envsTime)
 	defer cancel()
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", req.URL.Host)
+	b, err := fetch.Get(ctx, in.options.Envs, header, maxEnvs)
 	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	req.Close = true
-	if err := req.Write(conn); err != nil {
-		return nil, err
-	}
-	resp, err := http.ReadResponse(bufio.NewReader(conn), req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("the agent answers %s", resp.Status)
+		return nil, fmt.Errorf("ask the agent: %w", err)
 	}
 	all := map[string]string{}
-	return all, json.NewDecoder(io.LimitReader(resp.Body, maxEnvs)).Decode(&all)
+	return all, json.Unmarshal(b, &all)
 }
 
 // checkEnv says why a variable cannot be set.

@@ -9,7 +9,9 @@
 //   - /notebooks and what is below it: notebooks whose cells run in contexts of
 //     their own, see notebooks.go;
 //   - /environments, POST /analyze and POST /visualize: packages, analyses of
-//     datasets and pictures of them, see science.go.
+//     datasets and pictures of them, see science.go;
+//   - GET, POST and DELETE /jupyterlab: whether JupyterLab runs, and how it is
+//     reached. Below /gateway/ it finds the contexts as kernels (room gateway).
 //
 // A context is a Jupyter kernel (room jupyter) and the queue of those who want
 // to run something in it. Each language has a default context; those of Python
@@ -73,6 +75,14 @@ type Options struct {
 	// Roots are the certificates that datasets are downloaded with; the system's
 	// when nil.
 	Roots *x509.CertPool
+	// URL is where the interpreter itself answers programs in the sandbox, such as
+	// JupyterLab.
+	URL string
+	// JupyterLab is the program of that name; jupyter-lab when empty. User is whose
+	// it is when it runs; this program's own when there is no such user.
+	JupyterLab, User string
+	// LabPort is where JupyterLab answers; 8888 when 0.
+	LabPort int
 	// Patience is how long an execution whose client has gone may resist while
 	// another one waits, before the kernel is restarted; 30 s when 0.
 	Patience time.Duration
@@ -83,6 +93,7 @@ type Options struct {
 type Interpreter struct {
 	options Options
 	routes  http.Handler
+	lab     lab
 	life    context.Context //nolint:containedctx // of kernels, which outlive the requests that start them
 	end     context.CancelCauseFunc
 	wg      sync.WaitGroup
@@ -92,6 +103,7 @@ type Interpreter struct {
 	contexts []*codeContext      // +checklocks:mu — the oldest first
 	defaults map[string]*pending // +checklocks:mu — by language
 	bonds    bonds               // +checklocks:mu — of notebooks
+	token    string              // +checklocks:mu — for the sandbox's agent, of who started JupyterLab
 }
 
 // pending is a default context that is being made, or was.
@@ -121,6 +133,11 @@ func New(o Options) *Interpreter {
 	mux.HandleFunc("DELETE /contexts/{id}", in.remove)
 	newNotebooks(in).routes(mux)
 	newScience(in).routes(mux)
+	mux.HandleFunc("GET /jupyterlab", in.showLab)
+	mux.HandleFunc("POST /jupyterlab", in.startLab)
+	mux.HandleFunc("DELETE /jupyterlab", in.stopLab)
+	in.lab = newLab(in)
+	mux.Handle(gatewayPath+"/", http.StripPrefix(gatewayPath, in.lab.gateway))
 	in.routes = allowOrigins(plainErrors(mux))
 	return in
 }
@@ -172,6 +189,7 @@ func (in *Interpreter) Close() {
 	in.contexts = nil
 	in.mu.Unlock()
 	in.end(errClosed)
+	in.lab.close()
 	var wg sync.WaitGroup
 	for _, c := range all {
 		wg.Go(c.remove)

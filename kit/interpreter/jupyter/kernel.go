@@ -62,6 +62,7 @@ type Kernel struct {
 	dir     string // its connection file and sockets
 	session string
 	key     []byte
+	sockets *connection
 	said    tail
 	done    chan struct{}
 
@@ -72,6 +73,8 @@ type Kernel struct {
 
 	mu   sync.Mutex
 	runs map[string]*Run // +checklocks:mu
+	busy bool            // +checklocks:mu
+	last time.Time       // +checklocks:mu — when it said something, to whomever
 }
 
 // connection is what a connection file says.
@@ -155,7 +158,7 @@ func (k *Kernel) launch(ctx context.Context, o Options) (*connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	k.key = []byte(c.Key)
+	k.key, k.sockets = []byte(c.Key), c
 	text, err := json.Marshal(c)
 	if err != nil {
 		return nil, err
@@ -331,10 +334,44 @@ func (k *Kernel) receive(c *zmtp.Conn) {
 		if err != nil {
 			continue
 		}
+		if c == k.iopub {
+			k.heard(m)
+		}
 		if r := k.run(m.parent); r != nil {
 			r.put(m)
 		}
 	}
+}
+
+// heard notes what the kernel does, for whomever.
+func (k *Kernel) heard(m *Message) {
+	state := stateOf(m)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.last = time.Now()
+	if state != "" {
+		k.busy = state == "busy"
+	}
+}
+
+// stateOf returns the state that a message says the kernel is in; empty when it
+// is no such message.
+func stateOf(m *Message) string {
+	var s struct {
+		State string `json:"execution_state"`
+	}
+	if m.Type != "status" || json.Unmarshal(m.Content, &s) != nil {
+		return ""
+	}
+	return s.State
+}
+
+// Activity reports whether the kernel works, for whomever, and when it last said
+// something.
+func (k *Kernel) Activity() (busy bool, last time.Time) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.busy, k.last
 }
 
 // run returns the run with this id, or nil.

@@ -88,12 +88,7 @@ func (r *Run) put(m *Message) {
 			r.reply = json.RawMessage("{}")
 		}
 	case "status":
-		var s struct {
-			State string `json:"execution_state"`
-		}
-		if json.Unmarshal(m.Content, &s) == nil && s.State == "idle" {
-			r.idle = true
-		}
+		r.idle = r.idle || stateOf(m) == "idle"
 	default:
 		if !r.dropped {
 			r.waiting = append(r.waiting, m)

@@ -6,14 +6,17 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
 const (
 	maxSpec   = 1 << 20 // bytes of a kernel.json
+	maxSpecs  = 1000    // that are listed
 	byMessage = "message"
 )
 
@@ -29,6 +32,7 @@ type Spec struct {
 	Language    string            `json:"language"`
 	Interrupt   string            `json:"interrupt_mode"` // "signal" or "message"
 	Env         map[string]string `json:"env"`
+	Metadata    json.RawMessage   `json:"metadata,omitempty"` // for clients, such as whether it can be debugged
 }
 
 // isName reports whether a spec may have this name. It is a folder's.
@@ -60,6 +64,24 @@ func Find(dirs []string, name string) (*Spec, error) {
 		return s, nil
 	}
 	return nil, ErrNoKernel
+}
+
+// List returns the specs in these folders, sorted by their names. Those that
+// cannot be read, or started, are left out.
+func List(dirs []string) []*Spec {
+	found := map[string]*Spec{}
+	for _, dir := range dirs {
+		all, _ := os.ReadDir(dir) // most of the folders are not there
+		for _, e := range all {
+			if len(found) == maxSpecs || found[e.Name()] != nil || !isName(e.Name()) {
+				continue
+			}
+			if s, err := Find(dirs, e.Name()); err == nil {
+				found[e.Name()] = s
+			}
+		}
+	}
+	return slices.SortedFunc(maps.Values(found), func(a, b *Spec) int { return strings.Compare(a.Name, b.Name) })
 }
 
 func read(dir string) (*Spec, error) {

@@ -1,7 +1,7 @@
-// Package python carries two Python packages. soulbox_display makes the Python
+// Package python carries three Python packages. soulbox_display makes the Python
 // kernel of the code interpreter show what E2B's clients know beside what Jupyter
 // shows: tables as data, matplotlib's figures as charts. soulbox_data loads
-// datasets and draws them.
+// datasets and draws them. JupyterLab's server runs with soulbox_jupyterlab.
 //
 // The packages' own docstrings describe what they do, and their limits.
 // soulbox_display needs nothing but Python's standard library and IPython, so it
@@ -11,7 +11,7 @@ package python
 
 import "embed"
 
-// FS holds the folders soulbox_display and soulbox_data.
+// FS holds the folders soulbox_display, soulbox_data and soulbox_jupyterlab.
 //
-//go:embed soulbox_display/*.py soulbox_data/*.py
+//go:embed soulbox_display/*.py soulbox_data/*.py soulbox_jupyterlab/*.py
 var FS embed.FS

@@ -51,8 +51,9 @@ const (
 // Conn is a connection to one socket. One goroutine may receive while others
 // send.
 type Conn struct {
-	nc net.Conn
-	r  *bufio.Reader
+	nc  net.Conn
+	r   *bufio.Reader
+	max int64 // bytes of a message that are kept
 
 	mu sync.Mutex // orders what is sent
 }
@@ -60,15 +61,21 @@ type Conn struct {
 // Dial connects to the socket at address. A SUB is subscribed to everything;
 // messages that were published before are not received.
 func Dial(ctx context.Context, network, address, kind string) (*Conn, error) {
+	return DialAs(ctx, network, address, kind, "")
+}
+
+// DialAs is Dial for a peer that knows who this is: a kernel asks for input on
+// one socket whoever has the same identity, of at most 100 bytes, on another.
+func DialAs(ctx context.Context, network, address, kind, identity string) (*Conn, error) {
 	var d net.Dialer
 	nc, err := d.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
-	c := &Conn{nc: nc, r: bufio.NewReaderSize(nc, readBuffer)}
+	c := &Conn{nc: nc, r: bufio.NewReaderSize(nc, readBuffer), max: MaxMessage}
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	_ = nc.SetDeadline(time.Now().Add(handshake)) // every socket has deadlines
-	err = c.open(kind)
+	err = c.open(kind, identity)
 	if !stop() {
 		err = context.Cause(ctx)
 	}
@@ -80,16 +87,20 @@ func Dial(ctx context.Context, network, address, kind string) (*Conn, error) {
 	return c, nil
 }
 
+// Limit sets how many bytes of a message are kept, instead of MaxMessage. It is
+// called before the first Receive.
+func (c *Conn) Limit(n int64) { c.max = n }
+
 // Close ends the connection and whoever sends or receives.
 func (c *Conn) Close() error { return c.nc.Close() }
 
 // open greets the peer and says what kind of socket this is.
-func (c *Conn) open(kind string) error {
+func (c *Conn) open(kind, identity string) error {
 	var hello [greetingSize]byte
 	hello[0], hello[9] = 0xff, 0x7f
 	hello[10] = 3 // and minor version 0
 	copy(hello[12:32], "NULL")
-	if _, err := c.nc.Write(append(hello[:], ready(kind)...)); err != nil {
+	if _, err := c.nc.Write(append(hello[:], ready(kind, identity)...)); err != nil {
 		return err
 	}
 	if _, err := io.ReadFull(c.r, hello[:]); err != nil {
@@ -122,9 +133,13 @@ func (c *Conn) open(kind string) error {
 }
 
 // ready returns the command that ends a handshake.
-func ready(kind string) []byte {
+func ready(kind, identity string) []byte {
 	body := append([]byte("\x05READY\x0bSocket-Type"), 0, 0, 0, byte(len(kind)))
 	body = append(body, kind...)
+	if identity != "" {
+		body = append(append(body, "\x08Identity"...), 0, 0, 0, byte(len(identity)))
+		body = append(body, identity...)
+	}
 	return append([]byte{flagCommand, byte(len(body))}, body...)
 }
 
@@ -159,7 +174,7 @@ func (c *Conn) Send(frames ...[]byte) error {
 type Taker func(before [][]byte, frame io.Reader) (taken bool)
 
 // Receive waits for the next message. Frames that would make it larger than
-// MaxMessage are empty; skipped is how many bytes they had. The taker may be nil.
+// MaxMessage, or the limit, are empty; skipped is how many bytes they had. The taker may be nil.
 func (c *Conn) Receive(take Taker) (frames [][]byte, skipped int64, err error) {
 	var kept int64
 	taken := false
@@ -190,7 +205,7 @@ func (c *Conn) Receive(take Taker) (frames [][]byte, skipped int64, err error) {
 			if _, err := io.CopyN(io.Discard, rest, rest.N); err != nil {
 				return nil, 0, err
 			}
-		case size > MaxMessage-kept:
+		case size > c.max-kept:
 			if _, err := io.CopyN(io.Discard, rest, size); err != nil {
 				return nil, 0, err
 			}
