@@ -34,6 +34,7 @@ type Sandbox struct {
 	c      *Client
 	token  string // what the agent wants
 	domain string
+	public bool   // the server has a wildcard domain
 	user   string // empty: the template's
 }
 
@@ -65,6 +66,10 @@ func (s *Sandbox) Kill(ctx context.Context) error {
 func (s *Sandbox) Host(port int) string {
 	return strconv.Itoa(port) + "-" + s.ID + "." + s.domain
 }
+
+// Public reports whether the server has a wildcard domain, so that others reach
+// [Sandbox.Host], by https.
+func (s *Sandbox) Public() bool { return s.public }
 
 // Transport sends requests to a program that listens on port in the sandbox,
 // whatever host their URLs name:

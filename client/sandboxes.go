@@ -305,7 +305,7 @@ func isolation(s string) soulbox.Isolation {
 
 // handle turns the answer of create or connect into a handle.
 func (c *Client) handle(w sandboxWire) *Sandbox {
-	s := &Sandbox{ID: w.SandboxID, c: c, token: w.Token, domain: w.Domain}
+	s := &Sandbox{ID: w.SandboxID, c: c, token: w.Token, domain: w.Domain, public: w.Domain != ""}
 	if s.domain == "" {
 		s.domain = hostOf(c.data)
 	}

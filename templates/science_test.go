@@ -71,6 +71,7 @@ func testLibraries(t *testing.T, c *client.Client) {
 	if diff := cmp.Diff(want, res.Stdout); diff != "" {
 		t.Errorf("the libraries say (-want +got):\n%s\n%s", diff, res.Stderr)
 	}
+	t.Run("jupyterlab", func(t *testing.T) { jupyterLab(t, c, url, key, sb) })
 	if err := c.Sandboxes.Kill(t.Context(), sb.ID); err != nil {
 		t.Error(err)
 	}

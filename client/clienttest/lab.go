@@ -70,6 +70,8 @@ func (s *Server) labRoutes(mux *http.ServeMux) {
 		"DELETE " + at + "/environments/{name}/packages": removePackages,
 		"POST " + at + "/analyze":                        s.analyze,
 		"POST " + at + "/visualize":                      s.visualize,
+		"POST " + at + "/jupyterlab":                     startLab,
+		"DELETE " + at + "/jupyterlab":                   stopLab,
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			s.mu.Lock()
@@ -85,6 +87,15 @@ func (s *Server) labRoutes(mux *http.ServeMux) {
 			do(w, r, s.benches[b.id])
 		})
 	}
+}
+
+// startLab says where JupyterLab would be. Whoever needs more listens there.
+func startLab(w http.ResponseWriter, _ *http.Request, _ *bench) {
+	answer(w, http.StatusOK, map[string]any{"port": 8888, "token": "lab-token", "path": "/lab"})
+}
+
+func stopLab(w http.ResponseWriter, _ *http.Request, _ *bench) {
+	answer(w, http.StatusOK, struct{}{})
 }
 
 func notebookName(s string) string { return strings.TrimSuffix(s, ".ipynb") + ".ipynb" }

@@ -24,6 +24,7 @@ func notebookCommand(c *cli) *cobra.Command {
 		notebookEditCommand(c),
 		notebookRmCommand(c),
 		notebookRunCommand(c),
+		notebookOpenCommand(c),
 		notebookInterruptCommand(c),
 		notebookRestartCommand(c),
 		notebookRunsCommand(c),

@@ -95,12 +95,13 @@ type Gateway struct {
 	closed   bool           // +checklocks:mu
 	token    string         // +checklocks:mu
 	sessions map[string]int // +checklocks:mu — WebSockets, by their contexts
+	asked    map[string]int // +checklocks:mu — restarts that clients of ours have asked for
 }
 
 // New returns a gateway that answers nobody until Admit is called. The caller
 // closes it.
 func New(log *slog.Logger, kernels Kernels) *Gateway {
-	g := &Gateway{log: log, kernels: kernels, routes: http.NewServeMux(), sessions: map[string]int{}}
+	g := &Gateway{log: log, kernels: kernels, routes: http.NewServeMux(), sessions: map[string]int{}, asked: map[string]int{}}
 	g.life, g.end = context.WithCancel(context.Background())
 	for pattern, handle := range map[string]http.HandlerFunc{
 		"GET /api/kernelspecs":             g.specs,
@@ -353,12 +354,40 @@ func (g *Gateway) interrupt(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// count counts something of a context until done is called.
+func (g *Gateway) count(what map[string]int, id string) (done func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	what[id]++
+	return func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if what[id]--; what[id] == 0 {
+			delete(what, id)
+		}
+	}
+}
+
+// after is the state that clients are told when a kernel has ended: JupyterLab
+// takes "restarting" for an accident, so whoever asked for it hears "starting".
+func (g *Gateway) after(id string) string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.asked[id] > 0 {
+		return "starting"
+	}
+	return "restarting"
+}
+
 func (g *Gateway) restart(w http.ResponseWriter, r *http.Request) {
 	c, ok := g.context(w, r)
 	if !ok {
 		return
 	}
-	if err := c.Restart(r.Context()); err != nil {
+	done := g.count(g.asked, c.ID())
+	err := c.Restart(r.Context())
+	done()
+	if err != nil {
 		g.log.WarnContext(r.Context(), "kernel not restarted", "context", c.ID(), "err", err)
 		refuse(w, http.StatusInternalServerError, err.Error())
 		return

@@ -66,16 +66,9 @@ func (g *Gateway) channels(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	g.wg.Add(1)
-	g.sessions[c.ID()]++
 	g.mu.Unlock()
-	defer func() {
-		g.mu.Lock()
-		if g.sessions[c.ID()]--; g.sessions[c.ID()] == 0 {
-			delete(g.sessions, c.ID())
-		}
-		g.mu.Unlock()
-		g.wg.Done()
-	}()
+	defer g.wg.Done()
+	defer g.count(g.sessions, c.ID())()
 	ws, err := websocket.Accept(w, r, &websocket.AcceptOptions{CompressionMode: websocket.CompressionDisabled})
 	if err != nil {
 		return // the client has been told
@@ -189,7 +182,7 @@ func (s *session) serve(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case errors.Is(err, jupyter.ErrEnded):
-			s.add(message(state("restarting")), false, nil)
+			s.add(message(state(s.g.after(s.context.ID()))), false, nil)
 		default: // the client may come back
 			s.g.log.WarnContext(ctx, "client disconnected from a kernel", "context", s.context.ID(), "err", err)
 			return

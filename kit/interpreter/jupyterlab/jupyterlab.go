@@ -294,6 +294,14 @@ func (s *Server) prepare(dir string, owner *user.User, token, gateway string) er
 	if err := os.WriteFile(filepath.Join(dir, "config.json"), text, 0o600); err != nil {
 		return err
 	}
+	// The page asks about news whatever the settings are.
+	const page = `{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}`
+	if err := os.Mkdir(filepath.Join(dir, "labconfig"), 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "labconfig/page_config.json"), []byte(page), 0o600); err != nil {
+		return err
+	}
 	if s.o.Python != nil {
 		sub, err := fs.Sub(s.o.Python, "soulbox_jupyterlab")
 		if err != nil {
@@ -338,7 +346,7 @@ func (s *Server) command(ctx context.Context, program, dir string, owner *user.U
 			cmd.Env = append(cmd.Env, one)
 		}
 	}
-	cmd.Env = append(cmd.Env, "PYTHONPATH="+dir, "PYTHONUNBUFFERED=1")
+	cmd.Env = append(cmd.Env, "PYTHONPATH="+dir, "PYTHONUNBUFFERED=1", "JUPYTER_CONFIG_PATH="+dir)
 	if owner == nil {
 		return cmd, nil
 	}
