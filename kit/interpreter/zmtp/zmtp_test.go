@@ -198,3 +198,24 @@ func FuzzReceive(f *testing.F) {
 		}
 	})
 }
+
+// A peer knows who dials with an identity, and who keeps less than others.
+func TestIdentityAndLimit(t *testing.T) {
+	address, told := peer(t, strings.NewReader(greeting+routerReady+"\x01\x05whole\x00\x05cut..\x00\x01b"))
+	c, err := zmtp.DialAs(t.Context(), "unix", address, zmtp.Dealer, "me")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Limit(7)
+	frames, skipped, err := c.Receive(nil)
+	if err != nil || skipped != 5 || len(frames) != 2 || string(frames[0]) != "whole" || len(frames[1]) != 0 {
+		t.Errorf("received %q, %d, %v; want the first frame", frames, skipped, err)
+	}
+	if frames, _, err := c.Receive(nil); err != nil || len(frames) != 1 || string(frames[0]) != "b" {
+		t.Errorf("received %q, %v; want b", frames, err)
+	}
+	c.Close()
+	if got := <-told; !bytes.HasSuffix(got, []byte("\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER\x08Identity\x00\x00\x00\x02me")) {
+		t.Errorf("sent %q, want an identity", got)
+	}
+}
