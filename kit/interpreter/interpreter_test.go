@@ -39,7 +39,9 @@ func start(t *testing.T, change func(*interpreter.Options), languages ...string)
 	if err := os.CopyFS(packages, python.FS); err != nil {
 		t.Fatal(err)
 	}
+	web := httptest.NewUnstartedServer(nil)
 	o := interpreter.Options{
+		URL: "http://" + web.Listener.Addr().String(),
 		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 		Run: run, Dir: t.TempDir(), Python: packages, Env: append(os.Environ(), "NO_COLOR=1"),
 	}
@@ -54,9 +56,10 @@ func start(t *testing.T, change func(*interpreter.Options), languages ...string)
 	if err := in.Warm(t.Context(), languages...); err != nil {
 		t.Fatal(err)
 	}
-	s := httptest.NewServer(in)
-	t.Cleanup(s.Close)
-	return &server{in, s.URL}
+	web.Config.Handler = in
+	web.Start()
+	t.Cleanup(web.Close)
+	return &server{in, web.URL}
 }
 
 // line is any line of a stream.

@@ -7,11 +7,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httptest"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,7 +18,6 @@ import (
 
 	"github.com/soulbox/soulbox/kit/interpreter"
 	"github.com/soulbox/soulbox/kit/interpreter/kerneltest"
-	"github.com/soulbox/soulbox/kit/interpreter/python"
 )
 
 // labServer is an interpreter with JupyterLab beside it.
@@ -35,35 +31,17 @@ type labServer struct {
 // startLab runs both until the test ends.
 func startLab(t *testing.T) *labServer {
 	t.Helper()
-	specs := kerneltest.Specs(t)
-	run, err := os.MkdirTemp("", "soulbox-") //nolint:usetesting // sockets have short names
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(run) })
-	modules := t.TempDir()
-	if err := os.CopyFS(modules, python.FS); err != nil {
-		t.Fatal(err)
-	}
 	probe, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	port := probe.Addr().(*net.TCPAddr).Port
 	probe.Close()
-	web := httptest.NewUnstartedServer(nil)
-	s := &labServer{dir: t.TempDir()}
-	in := interpreter.New(interpreter.Options{
-		Log: slog.New(slog.NewTextHandler(t.Output(), nil)), Specs: []string{specs}, Run: run, Dir: s.dir, Python: modules,
-		Env: append(os.Environ(), "NO_COLOR=1"), URL: "http://" + web.Listener.Addr().String(), LabPort: port,
-		JupyterLab: filepath.Join(specs, "../../../bin/jupyter-lab"),
+	s := &labServer{base: fmt.Sprintf("http://127.0.0.1:%d", port)}
+	s.server = start(t, func(o *interpreter.Options) {
+		o.LabPort, o.JupyterLab = port, filepath.Join(kerneltest.Specs(t), "../../../bin/jupyter-lab")
+		s.dir = o.Dir
 	})
-	web.Config.Handler = in
-	web.Start()
-	t.Cleanup(web.Close)
-	t.Cleanup(in.Close)
-	s.server = &server{in, web.URL}
-	s.base = fmt.Sprintf("http://127.0.0.1:%d", port)
 	return s
 }
 

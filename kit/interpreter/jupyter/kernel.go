@@ -30,6 +30,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/soulbox/soulbox/kit/interpreter/tail"
 	"github.com/soulbox/soulbox/kit/interpreter/zmtp"
 )
 
@@ -63,7 +64,7 @@ type Kernel struct {
 	session string
 	key     []byte
 	sockets *connection
-	said    tail
+	said    tail.Tail
 	done    chan struct{}
 
 	shell, iopub, control *zmtp.Conn
@@ -440,27 +441,4 @@ func (k *Kernel) Close() {
 		k.Kill()
 		<-k.done
 	}
-}
-
-// tail keeps the end of what is written to it.
-type tail struct {
-	mu   sync.Mutex
-	last []byte // +checklocks:mu
-}
-
-const maxTail = 2 << 10 // bytes
-
-// Write never fails.
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.last = append(t.last, p[max(0, len(p)-maxTail):]...)
-	t.last = t.last[max(0, len(t.last)-maxTail):]
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return string(trimEnd(t.last))
 }

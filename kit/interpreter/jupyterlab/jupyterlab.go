@@ -38,6 +38,7 @@ import (
 	"time"
 
 	"github.com/soulbox/soulbox/kit/interpreter/fetch"
+	"github.com/soulbox/soulbox/kit/interpreter/tail"
 )
 
 const (
@@ -109,7 +110,7 @@ type Server struct {
 type started struct {
 	access   Access
 	identity string
-	said     tail
+	said     tail.Tail
 	stop     context.CancelFunc
 	answered chan struct{} // closed when it does
 	done     chan struct{} // closed when there are no more processes
@@ -485,27 +486,4 @@ func (s *Server) Kernel(ctx context.Context, path string) string {
 		}
 	}
 	return ""
-}
-
-// tail keeps the end of what is written to it.
-type tail struct {
-	mu   sync.Mutex
-	last []byte // +checklocks:mu
-}
-
-const maxTail = 2 << 10 // bytes
-
-// Write never fails.
-func (t *tail) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.last = append(t.last, p[max(0, len(p)-maxTail):]...)
-	t.last = t.last[max(0, len(t.last)-maxTail):]
-	return len(p), nil
-}
-
-func (t *tail) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return strings.TrimSpace(string(t.last))
 }
