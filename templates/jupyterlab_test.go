@@ -131,7 +131,7 @@ func labAddress(t *testing.T, url, key, sandbox, notebook string) string {
 // browser is Chromium without a window.
 type browser struct {
 	t   *testing.T
-	ctx context.Context //nolint:containedctx // of the browser's tab
+	ctx context.Context // of the browser's tab
 }
 
 // openBrowser opens a page until the test ends.
@@ -157,9 +157,10 @@ func (b *browser) do(action chromedp.Action[chromedp.Void]) {
 // press presses a key, such as Enter or s.
 func (b *browser) press(key string, modifiers chromedp.Modifier) {
 	b.t.Helper()
-	if key == "Enter" {
+	switch key {
+	case "Enter":
 		key = "\r"
-	} else if key == "Escape" {
+	case "Escape":
 		key = "\x1b"
 	}
 	b.do(chromedp.KeyEvent(key, chromedp.KeyModifiers(modifiers)))

@@ -87,7 +87,7 @@ func (c *cli) browse(ctx context.Context, at string) {
 	if !c.outTTY || c.getenv("DISPLAY") == "" && c.getenv("WAYLAND_DISPLAY") == "" {
 		return
 	}
-	if cmd := exec.CommandContext(context.WithoutCancel(ctx), "xdg-open", at); cmd.Start() == nil { //nolint:gosec // a URL of ours
+	if cmd := exec.CommandContext(context.WithoutCancel(ctx), "xdg-open", at); cmd.Start() == nil {
 		go func() { _ = cmd.Wait() }() // it ends when it has told the browser, or not
 	}
 }

@@ -239,7 +239,8 @@ func bashQuote(s string) string {
 
 // lesson is what Python kernels are taught, without a name that users see. A
 // kernel's socket loses messages when more than a thousand wait to be sent; it is
-// the kernel that has to wait, not what it says that has to go.
+// the kernel that has to wait, not what it says that has to go. The limit is each
+// connection's, so it is lifted again before each request: there may be others.
 const lesson = `
 path.insert(0, folder)
 try:
@@ -248,8 +249,13 @@ finally:
     path.remove(folder)
 try:
     import zmq
-    thread = shell.kernel.iopub_thread
-    thread.schedule(lambda: thread.socket.setsockopt(zmq.SNDHWM, 0))
+    kernel, thread = shell.kernel, shell.kernel.iopub_thread
+    before = kernel.pre_handler_hook
+    def unlimited():
+        thread.schedule(lambda: thread.socket.setsockopt(zmq.SNDHWM, 0))
+        before()
+    unlimited()
+    kernel.pre_handler_hook = unlimited
 except Exception:
     pass
 `

@@ -186,7 +186,7 @@ func TestJupyterLab(t *testing.T) {
 	t.Run("flood", func(t *testing.T) {
 		kernel := s.open(t, "flood.ipynb", "python3").Kernel.ID
 		b := s.connect(t, kernel)
-		id := b.execute(t, "print('x' * (100 << 20))\nfor i in range(100000): display(i)\nprint('end')")
+		id := b.execute(t, "print('x' * (100 << 20))\nfor i in range(20000): display(i)\nprint('end')")
 		bytes, notes, displays := 0, 0, 0
 		answer, _ := b.reply(t, id, func(m *message) {
 			text, _ := m.Content["text"].(string)
@@ -273,7 +273,7 @@ get_ipython().kernel.comm_manager.register_target("echo", on_open)`)
 			t.Fatal(err)
 		}
 		for end := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
-			req, err := http.NewRequestWithContext(t.Context(), "GET", s.base+"/api/status", nil)
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.base+"/api/status", nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -343,7 +343,7 @@ func TestGatewayRefuses(t *testing.T) {
 	s.access(t)
 	for _, token := range []string{"", "token ", "token x", "token " + s.token} {
 		for _, path := range []string{"/gateway/api/kernels", "/gateway/api/kernelspecs", "/gateway/api/kernels/x/channels"} {
-			req, err := http.NewRequestWithContext(t.Context(), "GET", s.url+path, nil)
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+path, nil)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -168,7 +168,7 @@ func (b *browser) send(t *testing.T, channel, kind string, content any, buffers 
 			head = binary.BigEndian.AppendUint32(head, uint32(at))
 			at += len(p)
 		}
-		text = append(head, bytes.Join(parts, nil)...)
+		text = bytes.Join(append([][]byte{head}, parts...), nil)
 	}
 	if err := b.ws.Write(t.Context(), sent, text); err != nil {
 		t.Fatal(err)

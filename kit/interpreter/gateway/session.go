@@ -73,7 +73,7 @@ func (g *Gateway) channels(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // the client has been told
 	}
-	defer ws.CloseNow()
+	defer func() { _ = ws.CloseNow() }() // it may be closed
 	ws.SetReadLimit(maxReceived)
 	// The request's own context has ended by now, or will not.
 	ctx, cancel := context.WithCancelCause(g.life)
@@ -83,19 +83,18 @@ func (g *Gateway) channels(w http.ResponseWriter, r *http.Request) {
 	wg.Go(func() { cancel(s.read(ctx)) })
 	wg.Go(func() { cancel(s.write(ctx)) })
 	s.serve(ctx)
-	var bad *badMessage
-	if errors.As(context.Cause(ctx), &bad) {
+	if bad, ok := errors.AsType[*messageError](context.Cause(ctx)); ok {
 		_ = ws.Close(websocket.StatusInvalidFramePayloadData, bad.Error()) // it is over in any case
 	}
 	cancel(nil)
-	_ = ws.CloseNow()
+	_ = ws.CloseNow() // ends the reader
 	wg.Wait()
 }
 
-// badMessage is a client's.
-type badMessage struct{ err error }
+// messageError says what is wrong with a client's message.
+type messageError struct{ err error }
 
-func (b *badMessage) Error() string {
+func (b *messageError) Error() string {
 	const maxReason = 120 // of a WebSocket's last word
 	why := b.err.Error()
 	return why[:min(len(why), maxReason)]
@@ -114,7 +113,7 @@ func (s *session) read(ctx context.Context) error {
 		}
 		m, err := parse(b)
 		if err != nil {
-			return &badMessage{err}
+			return &messageError{err}
 		}
 		select {
 		case s.in <- m:
@@ -205,7 +204,7 @@ func (s *session) relay(ctx context.Context, k *jupyter.Kernel) error {
 			case errors.Is(err, jupyter.ErrEnded):
 				return ended(ctx, k, err)
 			case err != nil:
-				s.cancel(&badMessage{err})
+				s.cancel(&messageError{err})
 				return err
 			}
 		case <-ch.Done():

@@ -250,8 +250,7 @@ func (s *Server) owner() (*user.User, error) {
 		return nil, nil
 	}
 	u, err := user.Lookup(s.o.User)
-	var unknown user.UnknownUserError
-	if errors.As(err, &unknown) {
+	if _, ok := errors.AsType[user.UnknownUserError](err); ok {
 		return nil, nil
 	}
 	return u, err
@@ -323,7 +322,7 @@ func (s *Server) prepare(dir string, owner *user.User, token, gateway string) er
 		if err != nil {
 			return err
 		}
-		return os.Chown(path, int(uid), int(gid))
+		return os.Chown(path, int(uid), int(gid)) //nolint:gosec // nobody else may enter the folder yet, and its owner is us
 	})
 }
 
@@ -374,7 +373,7 @@ func (s *Server) keep(ctx context.Context, now *started, program, dir string, ow
 		began := time.Now()
 		err := s.once(ctx, now, program, dir, owner)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // it was to end
 		}
 		select {
 		case <-now.answered:
@@ -384,7 +383,7 @@ func (s *Server) keep(ctx context.Context, now *started, program, dir string, ow
 		if time.Since(began) > wellTime {
 			starts, pause = 1, firstPause
 		}
-		s.o.Log.Warn("jupyterlab ended", "err", err, "said", now.said.String())
+		s.o.Log.WarnContext(ctx, "jupyterlab ended", "err", err, "said", now.said.String())
 		if starts == maxStarts {
 			return fmt.Errorf("JupyterLab has ended too often: %w", err)
 		}
