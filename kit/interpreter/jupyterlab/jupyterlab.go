@@ -318,12 +318,17 @@ func (s *Server) prepare(dir string, owner *user.User, token, gateway string) er
 	if err != nil {
 		return err
 	}
-	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-		if err != nil {
+	// The folder itself comes last: until then nobody can change what is in it.
+	err = filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || path == dir {
 			return err
 		}
-		return os.Chown(path, int(uid), int(gid)) //nolint:gosec // nobody else may enter the folder yet, and its owner is us
+		return os.Lchown(path, int(uid), int(gid)) //nolint:gosec // see above
 	})
+	if err != nil {
+		return err
+	}
+	return os.Chown(dir, int(uid), int(gid))
 }
 
 // command returns the process that is to be started.
