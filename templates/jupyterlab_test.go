@@ -17,9 +17,13 @@ import (
 	"github.com/soulbox/soulbox/server/servertest"
 )
 
-// jupyterLab opens a notebook that the API has made and run in a browser, runs it
+// testJupyterLab opens a notebook that the API has made and run in a browser, runs it
 // on there, and looks at it through the API again. url and key are the server's.
-func jupyterLab(t *testing.T, c *client.Client, url, key string, sb *client.Sandbox) {
+func testJupyterLab(t *testing.T, c *client.Client, url, key string) {
+	sb, err := c.Sandboxes.Create(t.Context(), client.CreateOptions{Template: "data-science", Timeout: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
 	const notebook = "shared.ipynb"
 	if _, err := c.Notebooks.Create(t.Context(), sb.ID, notebook, client.NotebookOptions{}); err != nil {
 		t.Fatal(err)
@@ -99,6 +103,9 @@ print("valid")' && stat -c %U `+notebook, client.RunOptions{})
 	}
 	b.shot("restarted")
 	if err := c.Notebooks.StopLab(t.Context(), sb.ID); err != nil {
+		t.Error(err)
+	}
+	if err := c.Sandboxes.Kill(t.Context(), sb.ID); err != nil {
 		t.Error(err)
 	}
 }

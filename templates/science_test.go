@@ -30,6 +30,7 @@ func TestDataScience(t *testing.T) {
 	}
 	size(t, s, c, "data-science", built(t, c, "data-science"))
 	t.Run("libraries", func(t *testing.T) { testLibraries(t, c) })
+	t.Run("jupyterlab", func(t *testing.T) { testJupyterLab(t, c, url, key) })
 	t.Run("lab", func(t *testing.T) { testLab(t, s, c) })
 	t.Run("travel", func(t *testing.T) { testTravel(t, s, c) })
 	s.Stop(t)
@@ -71,7 +72,6 @@ func testLibraries(t *testing.T, c *client.Client) {
 	if diff := cmp.Diff(want, res.Stdout); diff != "" {
 		t.Errorf("the libraries say (-want +got):\n%s\n%s", diff, res.Stderr)
 	}
-	t.Run("jupyterlab", func(t *testing.T) { jupyterLab(t, c, url, key, sb) })
 	if err := c.Sandboxes.Kill(t.Context(), sb.ID); err != nil {
 		t.Error(err)
 	}
