@@ -65,6 +65,7 @@ var doors = []struct {
 	{"cmd/soulbox-step", []string{"internal/"}},
 	{"bench", []string{".", "internal/", "client"}},
 	{"bench/alone", []string{".", "internal/", "bench", "client"}},
+	{"e2e/front", nil},
 	{"e2e/registry", nil},
 }
 
