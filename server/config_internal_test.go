@@ -102,7 +102,7 @@ func TestConfigRefuses(t *testing.T) {
 		{"builds: no cache", func(c *Config) { c.BuildCacheMB = 255 }, "build_cache_mb is 255; it can be 256 to 1073741824"},
 		{"builds: little memory", func(c *Config) { c.BuildMemoryMB = 127 }, "build_memory_mb is 127; it can be 128 to 1048576"},
 		{"builds: little disk", func(c *Config) { c.BuildDiskMB = 63 }, "build_disk_mb is 63; it can be 64 to 1073741824"},
-		{"templates: unknown", func(c *Config) { c.Templates = []string{"go", "cobol"} }, `templates: "cobol" is none of the templates code-interpreter-v1, data-science, go, httpbin, node, python`},
+		{"templates: unknown", func(c *Config) { c.Templates = []string{"go", "cobol"} }, `templates: "cobol" is none of the templates code-interpreter-v1, data-science, go, httpbin, machine-learning, node, python, tensorflow`},
 		{"templates: what is there anyway", func(c *Config) { c.Templates = []string{"base"} }, `templates: "base" is none of`},
 		{"templates: a path", func(c *Config) { c.Templates = []string{"../base"} }, "is none of"},
 		{"blobs: a folder", func(c *Config) { c.Blobs = "/var/blobs" }, `blobs "/var/blobs": write s3://BUCKET or s3://BUCKET/PREFIX`},

@@ -5,6 +5,7 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -14,7 +15,7 @@ import (
 	"github.com/soulbox/soulbox"
 )
 
-//go:embed code-interpreter-v1 data-science go httpbin node python
+//go:embed code-interpreter-v1 data-science go httpbin machine-learning node python tensorflow
 var house embed.FS
 
 // House returns the templates that are built on base, by name.
@@ -25,11 +26,7 @@ func House() ([]soulbox.HouseTemplate, error) {
 	}
 	all := make([]soulbox.HouseTemplate, len(entries))
 	for i, e := range entries {
-		folder, err := fs.Sub(house, e.Name())
-		if err == nil {
-			all[i], err = read(folder, e.Name())
-		}
-		if err != nil {
+		if all[i], err = read(house, e.Name()); err != nil {
 			return nil, fmt.Errorf("read template %s: %w", e.Name(), err)
 		}
 	}
@@ -85,33 +82,58 @@ type about struct {
 	Ready       string   `yaml:"ready"`   // succeeds once that can be used
 }
 
-// read reads the folder of a template.
-func read(folder fs.FS, name string) (soulbox.HouseTemplate, error) {
-	var text [3]string
-	for i, file := range []string{"Dockerfile", "README.md", "template.yaml"} {
-		b, err := fs.ReadFile(folder, file)
+// read reads the folder of a template among those of all.
+func read(all fs.FS, name string) (soulbox.HouseTemplate, error) {
+	dockerfile, err := whole(all, name)
+	if err != nil {
+		return soulbox.HouseTemplate{}, err
+	}
+	var text [2]string
+	for i, file := range []string{"README.md", "template.yaml"} {
+		b, err := fs.ReadFile(all, path.Join(name, file))
 		if err != nil {
 			return soulbox.HouseTemplate{}, err
 		}
 		text[i] = string(b)
 	}
 	var a about
-	in := yaml.NewDecoder(strings.NewReader(text[2]))
+	in := yaml.NewDecoder(strings.NewReader(text[1]))
 	in.KnownFields(true) // a misspelt one is not silently ignored
 	if err := in.Decode(&a); err != nil {
 		return soulbox.HouseTemplate{}, fmt.Errorf("template.yaml: %w", err)
-	}
-	dockerfile, err := inline(folder, text[0])
-	if err != nil {
-		return soulbox.HouseTemplate{}, err
 	}
 	return soulbox.HouseTemplate{
 		Name:   name,
 		Recipe: soulbox.Recipe{Dockerfile: dockerfile, Start: a.Start, Ready: a.Ready},
 		Listing: soulbox.ListingChange{
-			Description: &a.Description, Readme: &text[1], Licence: &a.Licence, Categories: &a.Categories, Keywords: &a.Keywords,
+			Description: &a.Description, Readme: &text[0], Licence: &a.Licence, Categories: &a.Categories, Keywords: &a.Keywords,
 		},
 	}, nil
+}
+
+// whole returns the Dockerfile of a template. One that is built on another of
+// the house begins with that one's: it is built again when that changes, needs
+// no build of it, and gets its steps from an earlier one if there was any.
+func whole(all fs.FS, name string) (string, error) {
+	b, err := fs.ReadFile(all, path.Join(name, "Dockerfile"))
+	if err != nil {
+		return "", err
+	}
+	folder, err := fs.Sub(all, name)
+	if err != nil {
+		return "", err
+	}
+	dockerfile, err := inline(folder, string(b))
+	if err != nil {
+		return "", err
+	}
+	first, rest, _ := strings.Cut(dockerfile, "\n")
+	other, ok := strings.CutPrefix(first, "FROM ")
+	if !ok || other == "base" {
+		return dockerfile, nil
+	}
+	under, err := whole(all, other)
+	return under + rest, err
 }
 
 // copied is a line of a Dockerfile that copies one file of its folder.

@@ -32,7 +32,7 @@ func TestHouse(t *testing.T) {
 			t.Errorf("%s does not say what it is: %q, %q, %q, %q, %q", h.Name, *l.Description, *l.Licence, *l.Categories, *l.Keywords, *l.Readme)
 		}
 	}
-	if diff := cmp.Diff([]string{"code-interpreter-v1", "data-science", "go", "httpbin", "node", "python"}, names); diff != "" {
+	if diff := cmp.Diff([]string{"code-interpreter-v1", "data-science", "go", "httpbin", "machine-learning", "node", "python", "tensorflow"}, names); diff != "" {
 		t.Errorf("templates (-want +got):\n%s", diff)
 	}
 }
@@ -54,7 +54,7 @@ func TestChoose(t *testing.T) {
 	}
 	for _, name := range []string{"", "base", "Python", "python@1", "../base", ".", strings.Repeat("x", 1000)} {
 		got, err := Choose([]string{"go", name})
-		if got != nil || soulbox.KindOf(err) != soulbox.Invalid || len(err.Error()) > 200 || !strings.Contains(err.Error(), "none of the templates code-interpreter-v1, data-science, go, httpbin, node, python") {
+		if got != nil || soulbox.KindOf(err) != soulbox.Invalid || len(err.Error()) > 200 || !strings.Contains(err.Error(), "none of the templates code-interpreter-v1, data-science, go, httpbin, machine-learning, node, python, tensorflow") {
 			t.Errorf("Choose(go, %.20q) = %v, %v; want Invalid and which there are", name, got, err)
 		}
 	}
@@ -62,11 +62,11 @@ func TestChoose(t *testing.T) {
 
 func TestRead(t *testing.T) {
 	file := func(s string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(s)} }
-	whole := fstest.MapFS{
-		"Dockerfile": file("FROM base\n"), "README.md": file("# it\n"),
-		"template.yaml": file("description: what it is\ncategories: [a, b]\nkeywords: [c]\nlicence: MIT\nstart: serve\nready: ask\n"),
+	all := fstest.MapFS{
+		"it/Dockerfile": file("FROM base\n"), "it/README.md": file("# it\n"),
+		"it/template.yaml": file("description: what it is\ncategories: [a, b]\nkeywords: [c]\nlicence: MIT\nstart: serve\nready: ask\n"),
 	}
-	got, err := read(whole, "it")
+	got, err := read(all, "it")
 	want := soulbox.HouseTemplate{
 		Name: "it", Recipe: soulbox.Recipe{Dockerfile: "FROM base\n", Start: "serve", Ready: "ask"},
 		Listing: soulbox.ListingChange{
@@ -77,14 +77,14 @@ func TestRead(t *testing.T) {
 		t.Errorf("read: %v (-want +got):\n%s", err, diff)
 	}
 	for name, text := range map[string]string{"unknown": "colour: x\n", "empty": "", "no YAML": "{", "a list": "- a\n", "no text": "start: [a]\n"} {
-		folder := fstest.MapFS{"Dockerfile": whole["Dockerfile"], "README.md": whole["README.md"], "template.yaml": file(text)}
+		folder := fstest.MapFS{"it/Dockerfile": all["it/Dockerfile"], "it/README.md": all["it/README.md"], "it/template.yaml": file(text)}
 		if got, err := read(folder, "it"); err == nil {
 			t.Errorf("read with a template.yaml that has or is %s = %+v", name, got)
 		}
 	}
-	for name := range whole {
+	for name := range all {
 		folder := fstest.MapFS{}
-		for other, f := range whole {
+		for other, f := range all {
 			if other != name {
 				folder[other] = f
 			}
@@ -92,6 +92,26 @@ func TestRead(t *testing.T) {
 		if got, err := read(folder, "it"); err == nil {
 			t.Errorf("read without %s = %+v", name, got)
 		}
+	}
+}
+
+func TestWhole(t *testing.T) {
+	file := func(s string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(s)} }
+	all := fstest.MapFS{
+		"one/Dockerfile": file("FROM base\nCOPY a.txt /a\n"), "one/a.txt": file("1\n"),
+		"two/Dockerfile": file("FROM one\nCOPY a.txt /a\nUSER x\n"), "two/a.txt": file("2\n"),
+		"three/Dockerfile": file("FROM two\n"),
+		"lost/Dockerfile":  file("FROM nowhere\n"),
+		"none/Dockerfile":  file("RUN true\n"),
+	}
+	const two = "FROM base\nCOPY <<'END-OF-FILE' /a\n1\nEND-OF-FILE\nCOPY <<'END-OF-FILE' /a\n2\nEND-OF-FILE\nUSER x\n"
+	for name, want := range map[string]string{"two": two, "three": two, "none": "RUN true\n"} {
+		if got, err := whole(all, name); err != nil || got != want {
+			t.Errorf("whole of %s: %v, %q, want %q", name, err, got, want)
+		}
+	}
+	if got, err := whole(all, "lost"); err == nil {
+		t.Errorf("whole of one on what is not there = %q", got)
 	}
 }
 

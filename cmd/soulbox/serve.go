@@ -48,7 +48,7 @@ func serveCommand(c *cli) *cobra.Command {
 	f.StringVar(&flags.Metrics, "metrics", "", "`address` for Prometheus, or off (default 127.0.0.1:7071)")
 	f.StringVar(&flags.Domain, "domain", "", "`name` under which <port>-<sandbox>.<name> leads here; clients are told")
 	f.StringVar(&flags.Base, "base", "", "OCI `image` of the base template (default: made of Debian's packages)")
-	f.StringSliceVar(&flags.Templates, "templates", nil, "further `names` of templates of the house that are built and kept built: code-interpreter-v1, data-science, go, httpbin, node, python")
+	f.StringSliceVar(&flags.Templates, "templates", nil, "further `names` of templates of the house that are built and kept built: code-interpreter-v1, data-science, go, httpbin, machine-learning, node, python, tensorflow")
 	f.StringVar(&configFile, "config", "", "YAML `file` with these and further settings; flags win")
 	f.StringVar(&logFormat, "log", "", "text or json (default text on a terminal)")
 	f.BoolVarP(&verbose, "verbose", "v", false, "log every request")
