@@ -21,7 +21,7 @@ var science string
 func TestDataScience(t *testing.T) {
 	s := servertest.New(t)
 	s.Network = network
-	s.Settings = "templates: [data-science]\n"
+	s.Settings = "templates: [data-science, machine-learning, tensorflow]\ndisk_mb: 1024\n"
 	s.Start(t)
 	url, key := s.Credentials(t)
 	c, err := client.New(client.Options{APIURL: url, APIKey: key})
@@ -33,6 +33,9 @@ func TestDataScience(t *testing.T) {
 	t.Run("jupyterlab", func(t *testing.T) { testJupyterLab(t, c, url, key) })
 	t.Run("lab", func(t *testing.T) { testLab(t, s, c) })
 	t.Run("travel", func(t *testing.T) { testTravel(t, s, c) })
+	t.Run("troubles", func(t *testing.T) { troubles(t, c.Sandboxes, "data-science") })
+	// The others have been built meanwhile.
+	t.Run("learning", func(t *testing.T) { learns(t, s, c) })
 	s.Stop(t)
 	s.WantNothingLeft(t)
 }
