@@ -23,7 +23,7 @@ setup: ## install what building, running and testing need (Debian or Ubuntu, roo
 
 build: ## bin/soulbox, with the other programs inside it
 	@mkdir -p bin
-	@echo "build: soulbox-agent"; $(static) -o bin/soulbox-agent ./cmd/soulbox-agent
+	@echo "build: soulbox-agent"; $(static) -tags nethttpomithttp2 -o bin/soulbox-agent ./cmd/soulbox-agent
 	@echo "build: soulbox-sentry (some minutes the first time)"; $(static) -o bin/soulbox-sentry ./cmd/soulbox-sentry
 	@echo "build: soulbox-step"; $(static) -o bin/soulbox-step ./cmd/soulbox-step
 	@echo "build: soulbox-buildkitd (some minutes the first time)"; cd cmd/soulbox-buildkitd && $(static) -o ../../bin/soulbox-buildkitd github.com/moby/buildkit/cmd/buildkitd
