@@ -32,6 +32,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -295,10 +296,8 @@ func (l *Lab) Follow(ctx context.Context, team soulbox.TeamID, id soulbox.Sandbo
 		if err := each(line); err != nil {
 			return err
 		}
-		for _, last := range q.Last {
-			if kind == last {
-				return nil
-			}
+		if slices.Contains(q.Last, kind) {
+			return nil
 		}
 		quiet.Reset(q.Within)
 	}

@@ -161,12 +161,12 @@ func TestLabHostile(t *testing.T) {
 				}
 			}
 			if mode == "line" { // nothing had begun
-				if res.StatusCode != 413 {
+				if res.StatusCode != http.StatusRequestEntityTooLarge {
 					t.Errorf("stream %s: %d %.300s", mode, res.StatusCode, body)
 				}
 				return
 			}
-			if res.StatusCode != 200 || res.Header.Get("Content-Type") != "application/x-ndjson" || !strings.Contains(last, want) {
+			if res.StatusCode != http.StatusOK || res.Header.Get("Content-Type") != "application/x-ndjson" || !strings.Contains(last, want) {
 				t.Errorf("stream %s: %d, last line %.300s, want %q", mode, res.StatusCode, last, want)
 			}
 		})

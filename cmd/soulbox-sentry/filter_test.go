@@ -18,10 +18,9 @@ import (
 	"gvisor.dev/gvisor/pkg/seccomp"
 	"gvisor.dev/gvisor/pkg/seccomp/precompiledseccomp"
 	"gvisor.dev/gvisor/pkg/sentry/platform"
+	_ "gvisor.dev/gvisor/pkg/sentry/platform/systrap"
 	"gvisor.dev/gvisor/runsc/boot/filter"
 	"gvisor.dev/gvisor/runsc/boot/filter/config"
-
-	_ "gvisor.dev/gvisor/pkg/sentry/platform/systrap"
 )
 
 var update = flag.Bool("update", false, "write filter_GOARCH.go anew")
@@ -149,7 +148,7 @@ func write(t *testing.T) {
 	if i < 0 {
 		t.Fatalf("gVisor compiles no filter for %s", o.ConfigKey())
 	}
-	if err := os.WriteFile("filter_"+runtime.GOARCH+".go", source(t, all[i]), 0o644); err != nil { //nolint:gosec // a source file
+	if err := os.WriteFile("filter_"+runtime.GOARCH+".go", source(t, all[i]), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -363,8 +363,7 @@ func (s *session) nowRuns(id string) {
 
 func (r *cellRun) record(run notebook.Run) {
 	if err := r.n.store.Record(r.n.in.life, r.s.where(), run); err != nil {
-		var told *notebook.Error
-		if !errors.As(err, &told) {
+		if _, ok := errors.AsType[*notebook.Error](err); !ok {
 			r.n.in.options.Log.Warn("run of a cell not recorded", "cell", r.id, "err", err)
 		}
 	}

@@ -183,7 +183,7 @@ func (b *books) begin(ctx context.Context, t *testing.T, path string, body any, 
 		all = append(all, l)
 		return true
 	}
-	if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "application/x-ndjson" {
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "application/x-ndjson" {
 		text, err := io.ReadAll(resp.Body)
 		t.Fatalf("POST %s: %s, %s, %v", path, resp.Status, text, err)
 	}
@@ -378,7 +378,7 @@ func TestNotebookTrouble(t *testing.T) {
 	go func() {
 		defer close(restarted)
 		resp, err := b.post(t.Context(), "/notebooks/t/restart", "")
-		if err != nil || resp.StatusCode != 200 {
+		if err != nil || resp.StatusCode != http.StatusOK {
 			t.Errorf("restart: %v, %v", resp, err)
 			return
 		}
@@ -524,7 +524,7 @@ func TestNotebookExport(t *testing.T) {
 	b := startBooks(t, nil)
 	b.make(t, "ex ä", "python", "%matplotlib inline\nprint(6 * 7)")
 	get := func(format string, want int) (string, string) {
-		resp, err := http.Get(b.url + "/notebooks/ex%20%C3%A4/export?format=" + format) //nolint:noctx // a test
+		resp, err := http.Get(b.url + "/notebooks/ex%20%C3%A4/export?format=" + format)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -550,7 +550,7 @@ func TestNotebookExport(t *testing.T) {
 		t.Fatal(err)
 	}
 	python := filepath.Join(without, "python")
-	if err := os.WriteFile(python, []byte("#!/bin/sh\nexec python3 -S -I \"$@\"\n"), 0o700); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(python, []byte("#!/bin/sh\nexec python3 -S -I \"$@\"\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	spec := `{"argv": ["` + python + `"], "display_name": "", "language": "python"}`

@@ -192,12 +192,12 @@ func (s *session) stop(cause error) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	any := len(s.cancel) > 0
+	ran := len(s.cancel) > 0
 	for _, cancel := range s.cancel {
 		cancel(cause)
 	}
 	clear(s.cancel)
-	return any
+	return ran
 }
 
 // decode reads a request's body, an object without members that v does not have.

@@ -57,7 +57,7 @@ func parse(t testing.TB, text string) *notebook.Document {
 	return d
 }
 
-func print(t testing.TB, d *notebook.Document) []byte {
+func encode(t testing.TB, d *notebook.Document) []byte {
 	t.Helper()
 	text, err := d.Print()
 	if err != nil {
@@ -107,7 +107,7 @@ func TestParseAndPrint(t *testing.T) {
 	if k := d.Kernel(); k != (notebook.Kernel{Name: "python3", Display: "Python 3", Language: "python"}) || k.Context() != "python" {
 		t.Errorf("Kernel = %+v", k)
 	}
-	text := print(t, d)
+	text := encode(t, d)
 	for _, want := range []string{
 		`12345678901234567890`, `2.50`, `"<&>": null`, `"vendor"`, `"env"`, "     \"# Title\\n\",\n", `"application/vnd.x+json": 3`, `"1 < 2 & 3"`,
 	} {
@@ -160,20 +160,23 @@ func TestUpgrade(t *testing.T) {
 	if d.Cells[2].ID != "kept" {
 		t.Errorf("an id that was there became %q", d.Cells[2].ID)
 	}
-	validate(t, write(t, print(t, d)))
+	validate(t, write(t, encode(t, d)))
 }
 
 func TestNew(t *testing.T) {
 	var files []string
 	for _, k := range []notebook.Kernel{
-		{Name: "python3", Display: "Python 3", Language: "python"}, {Name: "ir", Display: "R", Language: "R"},
-		{Name: "bash", Display: "Bash", Language: "bash"}, {Name: "x", Display: "X", Language: "x"}, {},
+		{Name: "python3", Display: "Python 3", Language: "python"},
+		{Name: "ir", Display: "R", Language: "R"},
+		{Name: "bash", Display: "Bash", Language: "bash"},
+		{Name: "x", Display: "X", Language: "x"},
+		{},
 	} {
 		d := notebook.New(k)
 		if got := d.Kernel(); got != k {
 			t.Errorf("New(%+v).Kernel() = %+v", k, got)
 		}
-		files = append(files, write(t, print(t, d)))
+		files = append(files, write(t, encode(t, d)))
 	}
 	validate(t, files...)
 }
@@ -310,12 +313,12 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		once := print(t, d)
+		once := encode(t, d)
 		again, err := notebook.Parse(once)
 		if err != nil {
 			t.Fatalf("what was printed is not read: %v\n%s", err, once)
 		}
-		if twice := print(t, again); string(once) != string(twice) {
+		if twice := encode(t, again); string(once) != string(twice) {
 			t.Fatalf("printed twice it is another one:\n%s\n%s", once, twice)
 		}
 		whole, err := json.Marshal(d)

@@ -162,11 +162,11 @@ func (o *Outputs) show(kind string, content json.RawMessage) []Event {
 		m.Metadata = json.RawMessage("{}")
 	}
 	shown := map[string]any{"output_type": kind, "data": keep(m.Data), "metadata": compact(m.Metadata)}
-	switch {
-	case kind == "update_display_data":
+	switch kind {
+	case "update_display_data":
 		shown["output_type"] = "display_data"
 		return o.update(display, mustJSON(shown))
-	case kind == "execute_result":
+	case "execute_result":
 		if m.Count != nil && *m.Count < 0 {
 			m.Count = nil
 		}

@@ -63,7 +63,7 @@ type place struct {
 }
 
 // at opens the folder that a notebook is in. The caller closes it.
-func (s *Store) at(name string, make bool) (*place, error) {
+func (s *Store) at(name string, create bool) (*place, error) {
 	name, err := Clean(name)
 	if err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func (s *Store) at(name string, make bool) (*place, error) {
 		return &place{s, root, path.Base(name), name}, nil
 	}
 	defer root.Close()
-	if make {
+	if create {
 		if err := mkdirs(root, dir); err != nil {
 			return nil, cannot(err, name)
 		}
@@ -218,7 +218,7 @@ func (p *place) busy() error {
 
 // Create writes a notebook that is not there, and the folders of its path.
 func (s *Store) Create(ctx context.Context, name string, d *Document) (*File, error) {
-	text, err := print(d)
+	text, err := written(d)
 	if err != nil {
 		return nil, err
 	}
@@ -282,7 +282,7 @@ func (p *place) change(revision string, edit func(*Document) error) (*File, erro
 	if err := edit(f.Document); err != nil {
 		return nil, err
 	}
-	if text, err = print(f.Document); err != nil {
+	if text, err = written(f.Document); err != nil {
 		return nil, err
 	}
 	f.Revision = revisionOf(text)
@@ -300,7 +300,7 @@ func (p *place) check(text []byte, revision string) error {
 	return err
 }
 
-func print(d *Document) ([]byte, error) {
+func written(d *Document) ([]byte, error) {
 	text, err := d.Print()
 	if err != nil {
 		return nil, err
@@ -314,7 +314,7 @@ func print(d *Document) ([]byte, error) {
 // Replace writes another document in the place of a notebook, which need not be
 // one that can be read.
 func (s *Store) Replace(ctx context.Context, name, revision string, d *Document) (*File, error) {
-	text, err := print(d)
+	text, err := written(d)
 	if err != nil {
 		return nil, err
 	}

@@ -129,7 +129,7 @@ func TestChangeMeetsOthers(t *testing.T) {
 	f, err := s.Change(t.Context(), "a", "", func(d *notebook.Document) error {
 		if calls++; calls == 1 {
 			other := parse(t, document(`{"id": "theirs", "cell_type": "raw", "metadata": {}, "source": "x"}`))
-			if err := os.WriteFile(path, print(t, other), 0o600); err != nil {
+			if err := os.WriteFile(path, encode(t, other), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
