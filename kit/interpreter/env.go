@@ -238,9 +238,10 @@ func bashQuote(s string) string {
 }
 
 // lesson is what Python kernels are taught, without a name that users see. A
-// kernel's socket loses messages when more than a thousand wait to be sent; it is
-// the kernel that has to wait, not what it says that has to go. The limit is each
-// connection's, so it is lifted again before each request: there may be others.
+// kernel's socket loses messages when more than a thousand wait to be sent to
+// somebody; it is the kernel that has to wait, not what it says that has to go. So
+// its thread that sends waits, and those that have something to say wait for that
+// one, or what they say would fill the sandbox's memory.
 const lesson = `
 path.insert(0, folder)
 try:
@@ -248,14 +249,15 @@ try:
 finally:
     path.remove(folder)
 try:
-    import zmq
-    kernel, thread = shell.kernel, shell.kernel.iopub_thread
-    before = kernel.pre_handler_hook
-    def unlimited():
-        thread.schedule(lambda: thread.socket.setsockopt(zmq.SNDHWM, 0))
-        before()
-    unlimited()
-    kernel.pre_handler_hook = unlimited
+    import threading, time, zmq
+    thread = shell.kernel.iopub_thread
+    schedule, events, sender, sleep = thread.schedule, thread._events, thread.thread, time.sleep
+    def patient(f):
+        while len(events) > 1000 and sender.is_alive() and threading.current_thread() is not sender:
+            sleep(0.001)
+        schedule(f)
+    schedule(lambda: thread.socket.setsockopt(zmq.XPUB_NODROP, 1))
+    thread.schedule = patient
 except Exception:
     pass
 `
