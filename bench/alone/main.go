@@ -29,10 +29,11 @@ func main() {
 	asJSON := flag.Bool("json", false, "print JSON")
 	samples := flag.Int("samples", bench.DefaultSamples, "how many samples of a create")
 	soaking := flag.Duration("soak", 0, "instead: how long to run mixed load")
+	code := flag.Bool("interpreter", false, "instead: only the rows of the code interpreter")
 	data := flag.String("data", "", "data folder to use and keep (default: a temporary one)")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	err := run(ctx, *asJSON, *samples, *data, *soaking)
+	err := run(ctx, *asJSON, *samples, *data, *soaking, *code)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -40,7 +41,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, asJSON bool, samples int, data string, soaking time.Duration) (err error) {
+func run(ctx context.Context, asJSON bool, samples int, data string, soaking time.Duration, onlyCode bool) (err error) {
 	if data == "" {
 		dir, err := os.MkdirTemp("", "soulbox-bench-")
 		if err != nil {
@@ -50,11 +51,22 @@ func run(ctx context.Context, asJSON bool, samples int, data string, soaking tim
 		data = filepath.Join(dir, "data")
 	}
 	fmt.Fprintln(os.Stderr, "bench: starting a server (a new data folder builds its base template first)")
-	srv, err := startServer(ctx, data, true)
+	settings := allowContainers
+	if onlyCode {
+		settings = withInterpreter
+	}
+	srv, err := startServer(ctx, data, settings)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, srv.stop()) }()
+	if onlyCode {
+		report := &bench.Report{At: time.Now().UTC().Truncate(time.Second), Server: srv.url, Template: interpreterTemplate, Machine: bench.ThisMachine()}
+		if report.Rows, err = interpreter(ctx, srv, samples); err != nil {
+			return err
+		}
+		return show(report, asJSON)
+	}
 	if soaking > 0 {
 		c, err := client.New(client.Options{APIURL: srv.url, APIKey: srv.key})
 		if err != nil {
@@ -78,7 +90,7 @@ func run(ctx context.Context, asJSON bool, samples int, data string, soaking tim
 	if err := srv.stop(); err != nil {
 		return err
 	}
-	if srv, err = startServer(ctx, data, false); err != nil {
+	if srv, err = startServer(ctx, data, allowContainers+"warm_mb: -1\n"); err != nil {
 		return err
 	}
 	cold, err := sdk(ctx, srv, samples, "cold")
@@ -93,10 +105,24 @@ func run(ctx context.Context, asJSON bool, samples int, data string, soaking tim
 		row.Name += "-no-pool"
 		row.Note = "with `warm_mb: -1`"
 	}
+	if err := srv.stop(); err != nil {
+		return err
+	}
+	if srv, err = startServer(ctx, data, withInterpreter); err != nil {
+		return err
+	}
+	code, err := interpreter(ctx, srv, samples)
+	if err != nil {
+		return err
+	}
 	for _, row := range append(rows, cold...) {
 		row.Summarize()
 	}
-	report.Rows = append(append(append(report.Rows, boot.Rows...), rows...), cold...)
+	report.Rows = append(append(append(append(report.Rows, boot.Rows...), rows...), cold...), code...)
+	return show(report, asJSON)
+}
+
+func show(report *bench.Report, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(os.Stdout).Encode(report)
 	}
@@ -127,9 +153,11 @@ type server struct {
 
 const startTimeout = 5 * time.Minute
 
-// startServer starts a server on a data folder, which allows containers. Without
-// warm, it makes no sandbox before it is asked for.
-func startServer(ctx context.Context, data string, warm bool) (*server, error) {
+// allowContainers is the setting that lets rows of containers be measured.
+const allowContainers = "isolation: [gvisor, runc]\n"
+
+// startServer starts a server with these settings on a data folder.
+func startServer(ctx context.Context, data, settings string) (*server, error) {
 	s := &server{data: data}
 	log, err := os.Create(data + ".log")
 	if errors.Is(err, os.ErrNotExist) {
@@ -139,10 +167,6 @@ func startServer(ctx context.Context, data string, warm bool) (*server, error) {
 		return nil, err
 	}
 	defer log.Close()
-	settings := "isolation: [gvisor, runc]\n"
-	if !warm {
-		settings += "warm_mb: -1\n"
-	}
 	config := data + ".yaml"
 	if err := os.WriteFile(config, []byte(settings), 0o600); err != nil {
 		return nil, err
