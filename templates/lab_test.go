@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"image/png"
 	"math"
@@ -154,7 +155,7 @@ func testNotebook(t *testing.T, b *bench) {
 	// An editor that has not seen this loses, and is told what to look at.
 	source := "late"
 	_, _, err = b.c.Notebooks.EditCell(ctx, id, n.Path, first, client.CellChange{Source: &source, Revision: n.Revision})
-	if old, ok := err.(*soulbox.OutdatedError); !ok || old.Revision != got.Revision {
+	if old, ok := errors.AsType[*soulbox.OutdatedError](err); !ok || old.Revision != got.Revision {
 		t.Errorf("an outdated edit: %v, want the revision %s", err, got.Revision)
 	}
 	if out := b.cli(t, "notebook", "run", id, "sub/weather", first); out != "10\n" {
