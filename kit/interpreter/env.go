@@ -240,8 +240,9 @@ func bashQuote(s string) string {
 // lesson is what Python kernels are taught, without a name that users see. A
 // kernel's socket loses messages when more than a thousand wait to be sent to
 // somebody; it is the kernel that has to wait, not what it says that has to go. So
-// its thread that sends waits, and those that have something to say wait for that
-// one, or what they say would fill the sandbox's memory.
+// its thread that sends waits, when fewer are there already, since a message may
+// have a megabyte, and those that have something to say wait for that one. Or what
+// they say would fill the sandbox's memory.
 const lesson = `
 path.insert(0, folder)
 try:
@@ -256,7 +257,10 @@ try:
         while len(events) > 1000 and sender.is_alive() and threading.current_thread() is not sender:
             sleep(0.001)
         schedule(f)
-    schedule(lambda: thread.socket.setsockopt(zmq.XPUB_NODROP, 1))
+    def limit():
+        thread.socket.setsockopt(zmq.XPUB_NODROP, 1)
+        thread.socket.setsockopt(zmq.SNDHWM, 64)
+    schedule(limit)
     thread.schedule = patient
 except Exception:
     pass
