@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/soulbox/soulbox"
 	"github.com/soulbox/soulbox/node/driver"
 	"github.com/soulbox/soulbox/node/snapshot"
@@ -125,11 +127,23 @@ func (n *Node) thaw(ctx context.Context, s *sandbox) error {
 	s.setStill(no)
 	n.speak(ctx, s)
 	n.Faults.Reach("node/thawed")
-	if err := s.setHeld(false); err != nil {
+	err := s.setHeld(false)
+	for wait := time.Duration(0); errors.Is(err, unix.ENOSPC) && wait < roomTime; wait += roomEvery {
+		time.Sleep(roomEvery)
+		err = s.setHeld(false)
+	}
+	if err != nil {
 		return fmt.Errorf("let go of sandbox %s: %w", s.record.ID, err)
 	}
 	return nil
 }
+
+// A snapshot that did not fit on the disk takes room until the sentry, which has
+// its files open, has closed them: a moment after it has said that it failed.
+const (
+	roomEvery = 10 * time.Millisecond
+	roomTime  = 500 * time.Millisecond
+)
 
 // frozenFile lies in a sandbox's folder from when it is frozen until it is about
 // to be thawed. It has nothing in it: to remove it takes no room on a full disk,
