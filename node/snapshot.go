@@ -129,8 +129,12 @@ func (n *Node) thaw(ctx context.Context, s *sandbox) error {
 	n.Faults.Reach("node/thawed")
 	err := s.setHeld(false)
 	for wait := time.Duration(0); errors.Is(err, unix.ENOSPC) && wait < roomTime; wait += roomEvery {
-		time.Sleep(roomEvery)
-		err = s.setHeld(false)
+		select {
+		case <-time.After(roomEvery):
+			err = s.setHeld(false)
+		case <-ctx.Done():
+			return fmt.Errorf("let go of sandbox %s: %w", s.record.ID, errors.Join(err, context.Cause(ctx)))
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("let go of sandbox %s: %w", s.record.ID, err)
