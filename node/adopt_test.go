@@ -123,6 +123,30 @@ func TestCrashUnheard(t *testing.T) {
 	w.wantLeft(t, left{})
 }
 
+// A sandbox that was paused may be resumed before anybody has heard how its former
+// life ended: that waits until nothing is left of it.
+func TestBackBeforeItsEndIsHeard(t *testing.T) {
+	w := newWorld(t)
+	n := w.open(t)
+	w.create(t, n, "ione")
+	closeNode(t, n)
+	w.driver.Crash(w.home("ione"))
+	n = w.open(t)
+	back := make(chan error, 1)
+	go func() { back <- n.Create(t.Context(), w.sandbox("ione"), w.template()) }()
+	select {
+	case err := <-back:
+		t.Fatalf("made again while its former life is there: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	exit(t, n)
+	if err := <-back; err != nil {
+		t.Fatal(err)
+	}
+	destroy(t, n, "ione")
+	w.wantLeft(t, left{})
+}
+
 // The number of a network that a dead sandbox had goes to another at once; to
 // clean up behind the dead one does not touch it.
 func TestSlotOfTheDead(t *testing.T) {

@@ -153,7 +153,8 @@ func (n *Node) census(ctx context.Context) (alive []*sandbox, dead []record, err
 }
 
 // bury reports, in the background, why a sandbox did not survive, and removes
-// what it left once somebody has heard it. Its network is gone already.
+// what it left once somebody has heard it. Its network is gone already. Until then
+// no sandbox of the same id is made: one that was paused may be resumed before.
 func (n *Node) bury(r record) {
 	end := soulbox.End{At: time.Now(), By: soulbox.ByCrash, Reason: "it ended while the server was not running"}
 	group, err := n.cgroups.Group(r.ID)
@@ -166,10 +167,12 @@ func (n *Node) bury(r record) {
 	} else if why, ok := blame(group, r.Size); ok {
 		end.By, end.Reason = why.By, why.Reason
 	}
+	_, over := n.leave(r.ID) // nothing has left before the node was open
 	n.work.Go(func() {
+		defer over()
 		select {
 		case n.exits <- soulbox.Exit{ID: r.ID, End: end}:
-			n.discard(r.ID, group, nil)
+			n.removeRest(r.ID, group, nil)
 		case <-n.ctx.Done(): // whoever opens the node next finds the record and reports
 		}
 	})

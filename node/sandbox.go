@@ -195,43 +195,59 @@ func blame(g *cgroup.Group, size soulbox.Size) (soulbox.End, bool) {
 // means that the next Open does the rest. It repeats: a crash and several
 // calls of Destroy may all want the same sandbox removed. s may be nil.
 func (n *Node) discard(id soulbox.SandboxID, group *cgroup.Group, s *sandbox) {
-	over := make(chan struct{})
-	n.mu.Lock()
-	before := n.leaving[id]
-	n.leaving[id] = over
-	n.mu.Unlock()
+	before, over := n.leave(id)
 	n.work.Go(func() {
-		defer func() {
-			n.mu.Lock()
-			if n.leaving[id] == over {
-				delete(n.leaving, id)
-			}
-			n.mu.Unlock()
-			close(over)
-		}()
+		defer over()
 		if before != nil {
 			<-before
 		}
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(n.ctx), time.Minute)
-		defer cancel()
-		if s != nil {
-			if err := s.close(); err != nil {
-				n.Log.WarnContext(ctx, "journal not closed", "sandbox", id, "err", err)
-			}
-		}
-		dir := n.sandboxDir(id)
-		err := n.end(ctx, id, dir)
-		if err == nil {
-			left := group.Remove() // a later Open removes one without a record
-			if err = os.RemoveAll(dir); err == nil {
-				n.releaseSlot(id)
-			}
-			err = errors.Join(left, err)
-		}
-		if err != nil {
-			n.Log.WarnContext(ctx, "sandbox not removed completely; the next start of the server tries again", "sandbox", id, "err", err)
-		}
+		n.removeRest(id, group, s)
 	})
+}
+
+// leave notes that something of a sandbox that has ended is left until over is
+// called. before is closed when nothing is left of one before it, and nil if there
+// is none.
+func (n *Node) leave(id soulbox.SandboxID) (before <-chan struct{}, over func()) {
+	left := make(chan struct{})
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if earlier := n.leaving[id]; earlier != nil {
+		before = earlier
+	}
+	n.leaving[id] = left
+	return before, func() {
+		n.mu.Lock()
+		if n.leaving[id] == left {
+			delete(n.leaving, id)
+		}
+		n.mu.Unlock()
+		close(left)
+	}
+}
+
+// removeRest removes what is left of a sandbox, s unless it did not run when the
+// node was opened.
+func (n *Node) removeRest(id soulbox.SandboxID, group *cgroup.Group, s *sandbox) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(n.ctx), time.Minute)
+	defer cancel()
+	if s != nil {
+		if err := s.close(); err != nil {
+			n.Log.WarnContext(ctx, "journal not closed", "sandbox", id, "err", err)
+		}
+	}
+	dir := n.sandboxDir(id)
+	err := n.end(ctx, id, dir)
+	if err == nil {
+		left := group.Remove() // a later Open removes one without a record
+		if err = os.RemoveAll(dir); err == nil {
+			n.releaseSlot(id)
+		}
+		err = errors.Join(left, err)
+	}
+	if err != nil {
+		n.Log.WarnContext(ctx, "sandbox not removed completely; the next start of the server tries again", "sandbox", id, "err", err)
+	}
 }
 
 // awaitDiscarded returns when nothing is left of an earlier sandbox of the same
