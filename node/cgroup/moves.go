@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -23,21 +24,40 @@ const hierarchy = "soulbox"
 // of Linux), so we have one without controllers and groups, which is mounted
 // nowhere: a mount of the machine's own with other options would change them
 // for everybody. See docs/decisions/0019.
-func QuickMoves() (io.Closer, error) {
+func QuickMoves() (io.Closer, error) { return quickMoves(hierarchy) }
+
+func quickMoves(name string) (io.Closer, error) {
+	// Where the last holder of the hierarchy has just let go of it, the kernel
+	// waits 10 ms and starts the call anew, on a context that has failed by
+	// then: EBUSY.
+	var err error
+	for range 100 {
+		var fs *os.File
+		if fs, err = open(name); err == nil {
+			return fs, nil
+		}
+		if !errors.Is(err, unix.EBUSY) {
+			break
+		}
+	}
+	return nil, fmt.Errorf("make a cgroup hierarchy: %w", err)
+}
+
+func open(name string) (*os.File, error) {
 	fd, err := unix.Fsopen("cgroup", unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return nil, fmt.Errorf("make a cgroup hierarchy: %w", err)
+		return nil, err
 	}
-	fs := os.NewFile(uintptr(fd), "cgroup hierarchy "+hierarchy)
+	fs := os.NewFile(uintptr(fd), "cgroup hierarchy "+name)
 	for _, set := range []func() error{
 		func() error { return unix.FsconfigSetFlag(fd, "none") },
-		func() error { return unix.FsconfigSetString(fd, "name", hierarchy) },
+		func() error { return unix.FsconfigSetString(fd, "name", name) },
 		func() error { return unix.FsconfigSetFlag(fd, "favordynmods") },
 		func() error { return unix.FsconfigCreate(fd) },
 	} {
 		if err := set(); err != nil {
 			fs.Close()
-			return nil, fmt.Errorf("make a cgroup hierarchy: %w", err)
+			return nil, err
 		}
 	}
 	return fs, nil
