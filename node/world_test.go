@@ -224,6 +224,9 @@ func (w *world) look(t *testing.T) left {
 		}
 	}
 	links, err := netlink.LinkList()
+	for errors.Is(err, netlink.ErrDumpInterrupted) { // others make and remove devices
+		links, err = netlink.LinkList()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -305,6 +305,9 @@ func leftovers(t *testing.T, opts netns.Options) []string {
 	t.Helper()
 	var out []string
 	links, err := netlink.LinkList()
+	for errors.Is(err, netlink.ErrDumpInterrupted) { // others make and remove devices
+		links, err = netlink.LinkList()
+	}
 	must(t, err)
 	for _, l := range links {
 		if strings.HasPrefix(l.Attrs().Name, "sb"+opts.Instance+"-") {
