@@ -25,10 +25,11 @@ build: ## bin/soulbox, with the other programs inside it
 	@mkdir -p bin
 	@echo "build: soulbox-agent"; $(static) -tags nethttpomithttp2 -o bin/soulbox-agent ./cmd/soulbox-agent
 	@echo "build: soulbox-sentry (some minutes the first time)"; $(static) -o bin/soulbox-sentry ./cmd/soulbox-sentry
+	@echo "build: soulbox-boot"; $(static) -o bin/soulbox-boot ./cmd/soulbox-boot
 	@echo "build: soulbox-step"; $(static) -o bin/soulbox-step ./cmd/soulbox-step
 	@echo "build: soulbox-buildkitd (some minutes the first time)"; cd cmd/soulbox-buildkitd && $(static) -o ../../bin/soulbox-buildkitd github.com/moby/buildkit/cmd/buildkitd
 	@echo "build: soulbox-runc"; cd cmd/soulbox-runc && $(withc) -o ../../bin/soulbox-runc .
-	@for p in soulbox-agent soulbox-sentry soulbox-step soulbox-buildkitd soulbox-runc; do \
+	@for p in soulbox-agent soulbox-sentry soulbox-boot soulbox-step soulbox-buildkitd soulbox-runc; do \
 		gzip -nc bin/$$p > $(payload)/$$p.gz.next; \
 		if cmp -s $(payload)/$$p.gz.next $(payload)/$$p.gz; then rm $(payload)/$$p.gz.next; else mv $(payload)/$$p.gz.next $(payload)/$$p.gz; fi; \
 	done
@@ -71,7 +72,7 @@ e2e: setup build ## the published SDKs against a real server; writes docs/confor
 	e2e/run
 
 cross: ## everything but soulbox-runc, which needs a C compiler for it, compiles for arm64 too
-	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/soulbox ./cmd/soulbox-agent ./cmd/soulbox-sentry ./cmd/soulbox-step
+	CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null ./cmd/soulbox ./cmd/soulbox-agent ./cmd/soulbox-sentry ./cmd/soulbox-boot ./cmd/soulbox-step
 	cd cmd/soulbox-buildkitd && CGO_ENABLED=0 GOOS=linux GOARCH=arm64 $(GO) build -o /dev/null github.com/moby/buildkit/cmd/buildkitd
 
 clean: ## remove what build made

@@ -62,6 +62,7 @@ var doors = []struct {
 	{"cmd/soulbox", []string{".", "internal/", "bench", "client", "server"}},
 	{"cmd/soulbox-agent", []string{"internal/", "agent/", "kit/"}},
 	{"cmd/soulbox-sentry", nil},
+	{"cmd/soulbox-boot", nil},
 	{"cmd/soulbox-step", []string{"internal/"}},
 	{"bench", []string{".", "internal/", "client"}},
 	{"bench/alone", []string{".", "internal/", "bench", "client"}},

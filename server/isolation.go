@@ -6,8 +6,22 @@ import (
 	"github.com/soulbox/soulbox/internal/fault"
 	"github.com/soulbox/soulbox/internal/payload"
 	"github.com/soulbox/soulbox/node/driver"
+	"github.com/soulbox/soulbox/node/driver/gvisor"
 	"github.com/soulbox/soulbox/node/driver/runc"
 )
+
+// gvisorDriver returns the one that there always is.
+func gvisorDriver(cfg Config, faults *fault.Points) (*gvisor.Driver, error) {
+	sentry, err := payload.Unpack(payload.Sentry, cfg.Cache)
+	if err != nil {
+		return nil, err
+	}
+	boot, err := payload.Unpack(payload.Boot, cfg.Cache)
+	if err != nil {
+		return nil, err
+	}
+	return gvisor.New(sentry, boot, cfg.runDir(), faults)
+}
 
 // otherDrivers returns those beside gVisor's. They are there whether or not an
 // operator allows new sandboxes of their kind, for those from when he did. A

@@ -6,9 +6,7 @@ import (
 	"log/slog"
 	"os"
 
-	"github.com/soulbox/soulbox/internal/payload"
 	"github.com/soulbox/soulbox/node"
-	"github.com/soulbox/soulbox/node/driver/gvisor"
 )
 
 // Purge ends every sandbox of the data folder and removes everything that the
@@ -25,11 +23,7 @@ func Purge(ctx context.Context, log *slog.Logger, cfg Config) error {
 		return err
 	}
 	defer db.Close()
-	sentry, err := payload.Unpack(payload.Sentry, cfg.Cache)
-	if err != nil {
-		return err
-	}
-	driver, err := gvisor.New(sentry, cfg.runDir(), nil)
+	driver, err := gvisorDriver(cfg, nil)
 	if err != nil {
 		return err
 	}

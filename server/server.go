@@ -30,11 +30,9 @@ import (
 	"github.com/soulbox/soulbox/fleet"
 	"github.com/soulbox/soulbox/internal/cleanup"
 	"github.com/soulbox/soulbox/internal/fault"
-	"github.com/soulbox/soulbox/internal/payload"
 	"github.com/soulbox/soulbox/lab"
 	"github.com/soulbox/soulbox/ledger/meter"
 	"github.com/soulbox/soulbox/node"
-	"github.com/soulbox/soulbox/node/driver/gvisor"
 	"github.com/soulbox/soulbox/node/rootfs"
 	"github.com/soulbox/soulbox/proxy"
 	"github.com/soulbox/soulbox/session"
@@ -119,11 +117,7 @@ func Open(ctx context.Context, log *slog.Logger, cfg Config, progress func(strin
 	if err != nil {
 		return nil, err
 	}
-	sentry, err := payload.Unpack(payload.Sentry, cfg.Cache)
-	if err != nil {
-		return nil, err
-	}
-	driver, err := gvisor.New(sentry, cfg.runDir(), faults)
+	driver, err := gvisorDriver(cfg, faults)
 	if err != nil {
 		return nil, err
 	}

@@ -126,7 +126,11 @@ func nodeOptions(log *slog.Logger, data, instance string) (node.Options, error) 
 	if err != nil {
 		return node.Options{}, err
 	}
-	driver, err := gvisor.New(sentry, filepath.Join("/run/soulbox", instance), nil)
+	boot, err := payload.Unpack(payload.Boot, "/var/cache/soulbox")
+	if err != nil {
+		return node.Options{}, err
+	}
+	driver, err := gvisor.New(sentry, boot, filepath.Join("/run/soulbox", instance), nil)
 	if err != nil {
 		return node.Options{}, err
 	}

@@ -23,6 +23,7 @@ var files embed.FS
 const (
 	Agent     = "soulbox-agent"
 	Sentry    = "soulbox-sentry"
+	Boot      = "soulbox-boot"
 	Step      = "soulbox-step"
 	Buildkitd = "soulbox-buildkitd"
 	Runc      = "soulbox-runc" // not in every binary

@@ -15,7 +15,7 @@ import (
 // Whether the programs are in this binary depends on what was built before.
 // Either way, what is said and done must be right.
 func TestPrograms(t *testing.T) {
-	for _, name := range []string{payload.Agent, payload.Sentry, payload.Runc, "soulbox-nothing"} {
+	for _, name := range []string{payload.Agent, payload.Sentry, payload.Boot, payload.Runc, "soulbox-nothing"} {
 		t.Run(name, func(t *testing.T) {
 			_, err := os.Stat(filepath.Join("files", name+".gz"))
 			built := !errors.Is(err, fs.ErrNotExist)

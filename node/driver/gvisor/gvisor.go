@@ -34,6 +34,7 @@ import (
 	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/runsc/config"
 	"gvisor.dev/gvisor/runsc/flag"
+	"gvisor.dev/gvisor/runsc/gvisorbinaries"
 	"gvisor.dev/gvisor/runsc/specutils"
 	"gvisor.dev/gvisor/runsc/version"
 
@@ -52,22 +53,24 @@ type Driver struct {
 	faults *fault.Points
 }
 
-// New returns a driver that starts the static binary sentry (soulbox-sentry),
-// and keeps control sockets in runDir, which it creates. The binary must lie
-// where the user nobody can execute it, which is not below a private data
-// folder. runDir should be on a file system that a reboot empties and have a
-// short path, because a socket's path is limited to 108 bytes. faults may be
-// nil; its steps are sentry/named, sentry/recorded, sentry/booted, sentry/saved and
-// sentry/running.
-func New(sentry, runDir string, faults *fault.Points) (*Driver, error) {
+// New returns a driver that starts the static binary sentry (soulbox-sentry) by
+// the static binary boot (soulbox-boot), and keeps control sockets in runDir,
+// which it creates. The binaries must lie where the user nobody can execute them,
+// which is not below a private data folder. runDir should be on a file system that
+// a reboot empties and have a short path, because a socket's path is limited to
+// 108 bytes. faults may be nil; its steps are sentry/named, sentry/recorded,
+// sentry/booted, sentry/saved and sentry/running.
+func New(sentry, boot, runDir string, faults *fault.Points) (*Driver, error) {
 	if n := len(runDir); n > 60 {
 		return nil, fmt.Errorf("gvisor driver: the folder for sockets %q has %d characters, more than 60", runDir, n)
 	}
 	if err := os.MkdirAll(runDir, 0o700); err != nil {
 		return nil, fmt.Errorf("gvisor driver: %w", err)
 	}
-	if err := openToAll(sentry); err != nil {
-		return nil, fmt.Errorf("gvisor driver: %w", err)
+	for _, program := range []string{sentry, boot} {
+		if err := openToAll(program); err != nil {
+			return nil, fmt.Errorf("gvisor driver: %w", err)
+		}
 	}
 	for _, step := range []func() error{detachStandardFiles, reserveNumbers, keepFiles} {
 		if err := step(); err != nil {
@@ -79,15 +82,36 @@ func New(sentry, runDir string, faults *fault.Points) (*Driver, error) {
 		return nil, fmt.Errorf("gvisor driver: %w", err)
 	}
 	specutils.ExePath = sentry
+	if err := runAhead(boot); err != nil {
+		return nil, fmt.Errorf("gvisor driver: %w", err)
+	}
 	log.SetLevel(log.Warning)
 	log.SetTarget(log.GoogleEmitter{Writer: &log.Writer{Next: discard{}}})
 	return &Driver{conf: conf, runDir: runDir, faults: faults}, nil
 }
 
+// runAhead has gVisor start boot with the sentry's path and arguments, instead
+// of the sentry: that is what it does with the program of its own that belongs
+// there, and looks for in a folder.
+func runAhead(boot string) error {
+	dir, err := gvisorbinaries.Dir()
+	if err != nil {
+		return err
+	}
+	ahead := &gvisorbinaries.GvisorSentryPrewarmer
+	if ahead.Name, err = filepath.Rel(dir, boot); err != nil {
+		return err
+	}
+	if path, err := ahead.Path(); err != nil || path != boot {
+		return fmt.Errorf("gVisor finds %q and not %q: %w", path, boot, err)
+	}
+	return nil
+}
+
 // openToAll checks that every user may execute the file at path.
 func openToAll(path string) error {
 	if !filepath.IsAbs(path) {
-		return fmt.Errorf("the path of the sentry %q is not absolute", path)
+		return fmt.Errorf("the path of the program %q is not absolute", path)
 	}
 	for p := path; ; p = filepath.Dir(p) {
 		fi, err := os.Stat(p)

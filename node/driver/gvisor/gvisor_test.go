@@ -2,6 +2,7 @@ package gvisor_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -39,10 +40,10 @@ func TestDriver(t *testing.T) {
 		}
 		os.RemoveAll(runDir)
 	})
-	sentry := testbin.Build(t, "soulbox-sentry")
-	drivertest.Run(t, drivertest.Harness{
+	sentry, boot := testbin.Build(t, "soulbox-sentry"), testbin.Build(t, "soulbox-boot")
+	h := drivertest.Harness{
 		Open: func(t *testing.T) driver.Driver {
-			d, err := gvisor.New(sentry, runDir, nil)
+			d, err := gvisor.New(sentry, boot, runDir, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -75,7 +76,72 @@ func TestDriver(t *testing.T) {
 				}
 			}
 		},
+	}
+	drivertest.Run(t, h)
+	t.Run("Confined", func(t *testing.T) { testConfined(t, h) })
+}
+
+// testConfined looks at a sentry from outside: it is nobody, without any right,
+// in namespaces of its own, and there is nothing in its root.
+func testConfined(t *testing.T, h drivertest.Harness) {
+	d, spec := h.Open(t), h.Spec(t, "iconfined")
+	if _, err := d.Start(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Destroy(context.WithoutCancel(t.Context()), spec.ID, spec.Dir); err != nil {
+			t.Error(err)
+		}
 	})
+	pids := sentries(t, spec.Dir)
+	if len(pids) == 0 {
+		t.Fatal("no sentry runs")
+	}
+	for _, pid := range pids {
+		proc := fmt.Sprintf("/proc/%d/", pid)
+		read := func(name string) string {
+			t.Helper()
+			text, err := os.ReadFile(proc + name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(text)
+		}
+		status := map[string]string{}
+		for line := range strings.Lines(read("status")) {
+			name, value, _ := strings.Cut(line, ":")
+			status[name] = strings.Join(strings.Fields(value), " ")
+		}
+		none, nobody := strings.Repeat("0", 16), "65534 65534 65534 65534"
+		for name, want := range map[string]string{
+			"Uid": nobody, "Gid": nobody, "Groups": "", "Seccomp": "2",
+			"CapInh": none, "CapPrm": none, "CapEff": none, "CapBnd": none, "CapAmb": none,
+		} {
+			if got := status[name]; got != want {
+				t.Errorf("%s of the sentry is %q, want %q", name, got, want)
+			}
+		}
+		for _, ns := range []string{"ipc", "mnt", "net", "pid", "user", "uts"} {
+			its, err := os.Readlink(proc + "ns/" + ns)
+			ours, ourErr := os.Readlink("/proc/self/ns/" + ns)
+			if err := errors.Join(err, ourErr); err != nil || its == ours {
+				t.Errorf("the sentry is in our namespace %s: %v", its, err)
+			}
+		}
+		if mounts := read("mountinfo"); strings.Count(mounts, "\n") != 1 || !strings.Contains(mounts, " / / ro,nosuid,nodev,noexec,") || !strings.Contains(mounts, " - tmpfs runsc-root ") {
+			t.Errorf("the sentry has mounts\n%s", mounts)
+		}
+		for dir, want := range map[string]string{"": "etc proc", "etc": "localtime", "proc": ""} {
+			entries, err := os.ReadDir(proc + "root/" + dir)
+			var names []string
+			for _, e := range entries {
+				names = append(names, e.Name())
+			}
+			if got := strings.Join(names, " "); err != nil || got != want {
+				t.Errorf("/%s of the sentry has %q, want %q: %v", dir, got, want, err)
+			}
+		}
+	}
 }
 
 // keepStandardFiles gives the test its standard files back at the end.

@@ -198,8 +198,10 @@ func TestNewRefuses(t *testing.T) {
 	in, out, errs := os.Stdin, os.Stdout, os.Stderr
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if _, err := New(tt.sentry, tt.run, nil); err == nil || !strings.Contains(err.Error(), tt.says) {
-				t.Errorf("New: %v, want %q", err, tt.says)
+			for _, programs := range [][2]string{{tt.sentry, good}, {good, tt.sentry}} {
+				if _, err := New(programs[0], programs[1], tt.run, nil); err == nil || !strings.Contains(err.Error(), tt.says) {
+					t.Errorf("New(%q): %v, want %q", programs, err, tt.says)
+				}
 			}
 			if os.Stdin != in || os.Stdout != out || os.Stderr != errs {
 				t.Error("a refused New took the standard files")
