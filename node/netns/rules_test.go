@@ -119,6 +119,7 @@ func TestOffline(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	must(t, echo(into, 2*time.Second)) // its server has noted who called
 
 	must(t, n.SetInternet(t.Context(), l.Slot, false))
 	must(t, n.SetInternet(t.Context(), l.Slot, false)) // it repeats
