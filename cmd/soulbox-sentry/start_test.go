@@ -20,7 +20,7 @@ func TestLeaveOut(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reader := stateio.NewPagesFileFDReaderDefault(int32(pages.Fd())) //nolint:gosec // a descriptor fits
+	reader := stateio.NewPagesFileFDReaderDefault(int32(pages.Fd()))
 	if n := reader.MaxParallel(); n != readers {
 		t.Errorf("gVisor has %d readers, not %d", n, readers)
 	}
