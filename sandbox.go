@@ -140,10 +140,14 @@ type Size struct {
 	PIDs   int   // host threads of its sentry and stubs, a bound on fork bombs
 }
 
-// A Network says what a sandbox may reach. Private, link-local and metadata
-// addresses, the host and other sandboxes are closed in any case.
+// A Network says what a sandbox may reach, and who reaches it. Private,
+// link-local and metadata addresses, the host and other sandboxes are closed in
+// any case.
 type Network struct {
 	Internet bool
+	// Private closes its ports, but for the agent's, to requests without its
+	// traffic token. It does not change while the sandbox lives.
+	Private bool
 }
 
 // A Lifecycle says what becomes of a sandbox when its time is up, and when
@@ -185,6 +189,7 @@ type Sandbox struct {
 	Isolation Isolation
 	Secure    bool              // the agent wants an access token
 	Token     string            // what the agent wants; derived (see [TokenSeed]), never stored
+	Traffic   string            // the token that opens the ports of a private one; derived as well
 	Env       map[string]string // for every program started in it
 	Metadata  map[string]string // the client's own, for finding it again
 }

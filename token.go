@@ -18,6 +18,14 @@ func (s TokenSeed) AgentToken(id SandboxID) string {
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
+// TrafficToken returns the token without which requests do not reach the ports
+// of sandbox id, if it is private.
+func (s TokenSeed) TrafficToken(id SandboxID) string {
+	mac := hmac.New(sha256.New, s[:])
+	mac.Write([]byte("soulbox traffic token v1\x00" + id))
+	return hex.EncodeToString(mac.Sum(nil))
+}
+
 // BuildKey returns the key under which the secrets of builds are kept until
 // they are over.
 func (s TokenSeed) BuildKey() [32]byte {

@@ -30,6 +30,22 @@ func TestAgentToken(t *testing.T) {
 	}
 }
 
+func TestTrafficToken(t *testing.T) {
+	var seed soulbox.TokenSeed
+	for i := range seed {
+		seed[i] = byte(i)
+	}
+	// printf 'soulbox traffic token v1\0i1' | openssl dgst -sha256 -mac HMAC …
+	// Private sandboxes keep it over an upgrade, so it must not change.
+	const want = "1d0adac5e81476d3ce4bea2dc69c3f7b188a8245467b227efe7b33081d5afebe"
+	if got := seed.TrafficToken("i1"); got != want {
+		t.Errorf("TrafficToken = %s, want %s", got, want)
+	}
+	if seed.TrafficToken("i1") == seed.TrafficToken("i2") {
+		t.Error("two sandboxes have one token")
+	}
+}
+
 func TestBuildKey(t *testing.T) {
 	var seed soulbox.TokenSeed
 	for i := range seed {

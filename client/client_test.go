@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -201,6 +202,58 @@ func TestLife(t *testing.T) {
 	}
 	if _, err := c.Sandboxes.Get(ctx, "../keys"); soulbox.KindOf(err) != soulbox.Invalid {
 		t.Errorf("Get of what is no id: %v, want Invalid", err)
+	}
+}
+
+// TestPrivatePorts reaches a port of a private sandbox with each way to a handle
+// on it, and not without one.
+func TestPrivatePorts(t *testing.T) {
+	c, server := newClient(t)
+	ctx := t.Context()
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
+	defer web.Close()
+	port := web.Listener.Addr().(*net.TCPAddr).Port
+	box, err := c.Sandboxes.Create(ctx, client.CreateOptions{PrivatePorts: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	reach := func(what string, s *client.Sandbox, want int) {
+		t.Helper()
+		resp, err := (&http.Client{Transport: s.Transport(port)}).Get("http://sandbox/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("%s: %d, want %d", what, resp.StatusCode, want)
+		}
+	}
+	reach("who made it", box, http.StatusTeapot)
+	for _, timeout := range []time.Duration{0, time.Minute} {
+		again, err := c.Sandboxes.Connect(ctx, box.ID, timeout)
+		if err != nil {
+			t.Fatal(err)
+		}
+		reach(fmt.Sprintf("connected for %v", timeout), again, http.StatusTeapot)
+	}
+	info, err := c.Sandboxes.Get(ctx, box.ID)
+	if err != nil || !info.PrivatePorts || info.TrafficToken == "" {
+		t.Fatalf("Get: %+v, %v", info, err)
+	}
+	for token, want := range map[string]int{"": http.StatusForbidden, info.TrafficToken: http.StatusTeapot} {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, server.URL, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header = http.Header{"E2b-Sandbox-Id": {box.ID}, "E2b-Sandbox-Port": {strconv.Itoa(port)}, "E2b-Traffic-Access-Token": {token}}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != want {
+			t.Errorf("with token %q: %d, want %d", token, resp.StatusCode, want)
+		}
 	}
 }
 

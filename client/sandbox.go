@@ -31,11 +31,12 @@ type Sandbox struct {
 	// the call that returned this handle.
 	Resumed bool
 
-	c      *Client
-	token  string // what the agent wants
-	domain string
-	public bool   // the server has a wildcard domain
-	user   string // empty: the template's
+	c       *Client
+	token   string // what the agent wants
+	traffic string // what opens its other ports, if it is private
+	domain  string
+	public  bool   // the server has a wildcard domain
+	user    string // empty: the template's
 }
 
 // As returns a handle on the same sandbox whose programs run, and whose files
@@ -62,14 +63,15 @@ func (s *Sandbox) Kill(ctx context.Context) error {
 }
 
 // Host returns the host name under which others reach a port of the sandbox,
-// if the server has a wildcard domain. [Sandbox.Transport] needs none.
+// if the server has a wildcard domain; requests for a private port need the
+// traffic token. [Sandbox.Transport] needs neither.
 func (s *Sandbox) Host(port int) string {
 	return strconv.Itoa(port) + "-" + s.ID + "." + s.domain
 }
 
-// Public reports whether the server has a wildcard domain, so that others reach
-// [Sandbox.Host], by https.
-func (s *Sandbox) Public() bool { return s.public }
+// Public reports whether a browser reaches [Sandbox.Host], by https: the server
+// has a wildcard domain, and the sandbox's ports are not private.
+func (s *Sandbox) Public() bool { return s.public && s.traffic == "" }
 
 // Transport sends requests to a program that listens on port in the sandbox,
 // whatever host their URLs name:
@@ -89,6 +91,9 @@ func (s *Sandbox) Transport(port int) http.RoundTripper {
 		req.URL.Scheme, req.URL.Host = base.Scheme, base.Host
 		req.URL.Path = base.Path + req.URL.Path
 		s.route(req.Header, port)
+		if s.traffic != "" {
+			req.Header.Set("E2b-Traffic-Access-Token", s.traffic)
+		}
 		next := s.c.http.Transport
 		if next == nil {
 			next = http.DefaultTransport

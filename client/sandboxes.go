@@ -36,6 +36,9 @@ type CreateOptions struct {
 	Metadata map[string]string
 	// NoInternet closes the way out.
 	NoInternet bool
+	// PrivatePorts closes the ports of its programs to requests without its
+	// traffic token. [Sandbox.Transport] sends that.
+	PrivatePorts bool
 	// Lifecycle says what becomes of it when its time is up. The zero value:
 	// it ends.
 	Lifecycle soulbox.Lifecycle
@@ -59,6 +62,9 @@ type Info struct {
 	Isolation  soulbox.Isolation
 	Metadata   map[string]string
 	End        *soulbox.End // nil while it lives
+
+	PrivatePorts bool
+	TrafficToken string // what opens them; empty in a list
 }
 
 // ListOptions select sandboxes. The zero value selects the live ones.
@@ -79,6 +85,7 @@ func (s *Sandboxes) Create(ctx context.Context, o CreateOptions) (*Sandbox, erro
 		Timeout:  seconds(o.Timeout),
 		Env:      o.Env,
 		Metadata: o.Metadata,
+		Private:  o.PrivatePorts,
 	}
 	if o.Isolation != nil {
 		in.Isolation = o.Isolation.String()
@@ -96,7 +103,7 @@ func (s *Sandboxes) Create(ctx context.Context, o CreateOptions) (*Sandbox, erro
 	if err := s.c.call(ctx, http.MethodPost, "/v1/sandboxes", nil, in, &out); err != nil {
 		return nil, err
 	}
-	return s.c.handle(sandboxWire{SandboxID: out.ID, Token: out.Token, Domain: out.Domain}), nil
+	return s.c.handle(sandboxWire{SandboxID: out.ID, Token: out.Token, Traffic: out.Traffic, Domain: out.Domain}), nil
 }
 
 // Connect returns a handle on a sandbox and makes it live at least for another
@@ -215,6 +222,7 @@ type createWire struct {
 	Env       map[string]string `json:"envs,omitempty"`
 	Metadata  map[string]string `json:"metadata,omitempty"`
 	Internet  *bool             `json:"internet,omitempty"` // absent means true
+	Private   bool              `json:"private_ports,omitempty"`
 	Lifecycle *lifecycleWire    `json:"lifecycle,omitempty"`
 }
 
@@ -226,9 +234,10 @@ type lifecycleWire struct {
 
 // createdWire is what create answers.
 type createdWire struct {
-	ID     string `json:"id"`
-	Token  string `json:"access_token"`
-	Domain string `json:"domain"`
+	ID      string `json:"id"`
+	Token   string `json:"access_token"`
+	Traffic string `json:"traffic_token"`
+	Domain  string `json:"domain"`
 }
 
 type timeoutWire struct {
@@ -243,6 +252,7 @@ type durationWire struct {
 type sandboxWire struct {
 	SandboxID string `json:"sandboxID"`
 	Token     string `json:"envdAccessToken"`
+	Traffic   string `json:"trafficAccessToken"`
 	Domain    string `json:"domain"`
 }
 
@@ -266,6 +276,8 @@ type infoWire struct {
 	MemoryMiB  int64             `json:"memory_mib"`
 	DiskMiB    int64             `json:"disk_mib"`
 	Internet   bool              `json:"internet"`
+	Private    bool              `json:"private_ports"`
+	Traffic    string            `json:"traffic_token"`
 	Isolation  string            `json:"isolation"`
 	Metadata   map[string]string `json:"metadata"`
 	EndedAt    *time.Time        `json:"ended_at"`
@@ -287,6 +299,9 @@ func (w infoWire) info() *Info {
 		Internet:   w.Internet,
 		Isolation:  isolation(w.Isolation),
 		Metadata:   w.Metadata,
+
+		PrivatePorts: w.Private,
+		TrafficToken: w.Traffic,
 	}
 	if w.EndedAt != nil {
 		i.End = &soulbox.End{At: *w.EndedAt, By: soulbox.Ender(w.EndedBy), Reason: w.Reason}
@@ -305,7 +320,7 @@ func isolation(s string) soulbox.Isolation {
 
 // handle turns the answer of create or connect into a handle.
 func (c *Client) handle(w sandboxWire) *Sandbox {
-	s := &Sandbox{ID: w.SandboxID, c: c, token: w.Token, domain: w.Domain, public: w.Domain != ""}
+	s := &Sandbox{ID: w.SandboxID, c: c, token: w.Token, traffic: w.Traffic, domain: w.Domain, public: w.Domain != ""}
 	if s.domain == "" {
 		s.domain = hostOf(c.data)
 	}

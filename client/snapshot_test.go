@@ -320,10 +320,10 @@ func TestLifeWire(t *testing.T) {
 			_, err := s.Create(ctx, client.CreateOptions{Lifecycle: soulbox.Lifecycle{Pause: true, FilesOnly: true, Wake: true}})
 			return err
 		}},
-		{"create with everything", `POST /v1/sandboxes {"template":"t","timeout":2,"isolation":"gvisor","envs":{"A":"1"},"metadata":{"b":"2"},"internet":false}`, func(ctx context.Context, s *client.Sandboxes) error {
+		{"create with everything", `POST /v1/sandboxes {"template":"t","timeout":2,"isolation":"gvisor","envs":{"A":"1"},"metadata":{"b":"2"},"internet":false,"private_ports":true}`, func(ctx context.Context, s *client.Sandboxes) error {
 			_, err := s.Create(ctx, client.CreateOptions{
 				Template: "t", Timeout: 1500 * time.Millisecond, Isolation: new(soulbox.GVisor),
-				Env: map[string]string{"A": "1"}, Metadata: map[string]string{"b": "2"}, NoInternet: true,
+				Env: map[string]string{"A": "1"}, Metadata: map[string]string{"b": "2"}, NoInternet: true, PrivatePorts: true,
 			})
 			return err
 		}},

@@ -47,9 +47,11 @@ func (f *Fleet) setExpiry(ctx context.Context, sb *soulbox.Sandbox, d time.Durat
 }
 
 // SetNetwork changes what a running sandbox may reach, for connections that
-// are open as well. When the node cannot do it, the record stays as it was.
+// are open as well; who reaches it stays. When the node cannot do it, the record
+// stays as it was.
 func (f *Fleet) SetNetwork(ctx context.Context, team soulbox.TeamID, id soulbox.SandboxID, n soulbox.Network) error {
 	return f.change(ctx, team, id, func(sb *soulbox.Sandbox) error {
+		n.Private = sb.Network.Private
 		record, cancel := detached(ctx)
 		defer cancel()
 		if err := f.opts.Store.SetSandboxNetwork(record, id, n); err != nil {

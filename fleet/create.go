@@ -255,6 +255,9 @@ func validate(team *soulbox.Team, tpl *soulbox.Template, req soulbox.CreateReque
 	case l.FilesOnly && l.Wake:
 		return soulbox.Errorf(soulbox.Invalid, "a sandbox whose pause keeps files only boots again and cannot be resumed by traffic; let it keep its memory, or leave out that traffic resumes it")
 	}
+	if req.Network.Private && !req.Secure {
+		return soulbox.Errorf(soulbox.Invalid, "a sandbox whose ports are private must be secure as well, or anybody could run programs in it; ask for that, or leave its ports public")
+	}
 	if err := plain("environment", req.Env, maxEnv); err != nil {
 		return err
 	}

@@ -73,6 +73,65 @@ func TestCreateInsecureHasNoToken(t *testing.T) {
 	}
 }
 
+// TestPrivate follows the token that opens the ports of a private sandbox, and
+// who has none.
+func TestPrivate(t *testing.T) {
+	h := open(t)
+	req := request()
+	req.Secure = true
+	public, err := h.Create(t.Context(), req)
+	if err != nil || public.Traffic != "" {
+		t.Fatalf("a public one: token %q, %v", public.Traffic, err)
+	}
+	req.Network = soulbox.Network{Internet: true, Private: true}
+	sb, err := h.Create(t.Context(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := seed.TrafficToken(sb.ID)
+	if sb.Traffic != want || want == sb.Token {
+		t.Fatalf("token %q beside the agent's %q, want %q", sb.Traffic, sb.Token, want)
+	}
+	// Who reaches it stays, whatever it may reach.
+	if err := h.SetNetwork(t.Context(), "us", sb.ID, soulbox.Network{}); err != nil {
+		t.Fatal(err)
+	}
+	private := soulbox.Network{Private: true}
+	if got := h.record(sb.ID).Network; got != private {
+		t.Errorf("record %+v, want %+v", got, private)
+	}
+	forks, err := h.Fork(t.Context(), "us", sb.ID, 1, time.Minute)
+	if err != nil || forks[0].Err != nil {
+		t.Fatal(forks, err)
+	}
+	if fork := forks[0].Sandbox; fork.Network != private || fork.Traffic != seed.TrafficToken(fork.ID) {
+		t.Errorf("a fork has network %+v and token %q", fork.Network, fork.Traffic)
+	}
+	if err := h.Pause(t.Context(), "us", sb.ID, true); err != nil {
+		t.Fatal(err)
+	}
+	h.restart()
+	found, _ := h.Find(sb.ID)
+	if found.Network != private || found.Traffic != want {
+		t.Errorf("after a restart: network %+v, token %q", found.Network, found.Traffic)
+	}
+	if back, _, err := h.Connect(t.Context(), "us", sb.ID, time.Minute, false); err != nil || back.Traffic != want {
+		t.Errorf("after a resume: token %q, %v", back.Traffic, err)
+	}
+	if err := h.Kill(t.Context(), "us", public.ID, soulbox.ByClient, ""); err != nil { // the team may have 5
+		t.Fatal(err)
+	}
+	// Of a snapshot comes what its request says.
+	snap, err := h.Snapshot(t.Context(), "us", sb.ID, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Template, req.Network = soulbox.TemplateRef{Name: string(snap.ID)}, soulbox.Network{}
+	if got, err := h.Create(t.Context(), req); err != nil || got.Network.Private || got.Traffic != "" {
+		t.Errorf("of a snapshot: network %+v, token %q, %v", got.Network, got.Traffic, err)
+	}
+}
+
 func TestCreateRefused(t *testing.T) {
 	h := open(t)
 	h.template("tforeign", "them", "private", false)
@@ -97,6 +156,7 @@ func TestCreateRefused(t *testing.T) {
 		{"timeout too long", func(r *soulbox.CreateRequest) { r.Timeout = time.Hour + 1 }, soulbox.Invalid, "a timeout of 1h0m0.000000001s is more than the 1h0m0s that your team may ask for"},
 		{"too much memory", func(r *soulbox.CreateRequest) { r.Template.Name = "big" }, soulbox.Invalid, "template 'big' wants 2048 MiB of memory, and a sandbox of your team may have 1024"},
 		{"too many CPUs", func(r *soulbox.CreateRequest) { r.Template.Name = "wide" }, soulbox.Invalid, "template 'wide' wants 3 CPUs, and a sandbox of your team may have 2"},
+		{"private ports without a token", func(r *soulbox.CreateRequest) { r.Network.Private = true }, soulbox.Invalid, "a sandbox whose ports are private must be secure as well, or anybody could run programs in it; ask for that, or leave its ports public"},
 		{"variable without a name", func(r *soulbox.CreateRequest) { r.Env = map[string]string{"": "x"} }, soulbox.Invalid, `"" cannot be the name of an environment variable`},
 		{"variable with =", func(r *soulbox.CreateRequest) { r.Env = map[string]string{"A=B": "x"} }, soulbox.Invalid, `"A=B" cannot be the name of an environment variable`},
 		{"NUL in a variable", func(r *soulbox.CreateRequest) { r.Env = map[string]string{"A": "x\x00"} }, soulbox.Invalid, `the environment entry "A" is not text: it holds a NUL byte or is not UTF-8`},

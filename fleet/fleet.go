@@ -418,10 +418,13 @@ func (f *Fleet) entry(id soulbox.SandboxID) (*entry, bool) {
 	return v.(*entry), true //nolint:errcheck // the table holds nothing else
 }
 
-// lend gives sb the token that is never stored.
+// lend gives sb the tokens that are never stored.
 func (f *Fleet) lend(sb *soulbox.Sandbox) *soulbox.Sandbox {
 	if sb.Secure {
 		sb.Token = f.opts.Seed.AgentToken(sb.ID)
+	}
+	if sb.Network.Private {
+		sb.Traffic = f.opts.Seed.TrafficToken(sb.ID)
 	}
 	return sb
 }

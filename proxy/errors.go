@@ -19,6 +19,8 @@ const (
 	msgNotFound = "The sandbox was not found"
 	msgClosed   = "The sandbox is running but port is not open"
 	msgDenied   = "The sandbox is paused and this request may not resume it"
+	msgMissing  = "Sandbox is secured with traffic access token. Token header 'e2b-traffic-access-token' is missing"
+	msgWrong    = "Sandbox is secured with traffic access token. Provided token in header 'e2b-traffic-access-token' is invalid"
 	msgBroken   = "The sandbox is running but the program on this port gave no proper HTTP answer"
 )
 
@@ -28,7 +30,7 @@ const (
 	kindRefused  = "refused"   // not something we carry
 	kindBlocked  = "blocked"   // a control path
 	kindNotFound = "not_found" // no such sandbox, or it does not run
-	kindDenied   = "denied"    // may not resume a paused sandbox
+	kindDenied   = "denied"    // may not reach a private port, or not resume a paused sandbox
 	kindAsleep   = "asleep"    // a paused sandbox could not be resumed
 	kindBusy     = "busy"      // too many requests at once, or stopping
 	kindClosed   = "closed"    // nothing listens on the port

@@ -18,13 +18,21 @@
 // cuts its connections, and the clients see a reset, never a clean end. What
 // asks afterwards gets status 502 and the reason.
 //
+// # Private sandboxes
+//
+// A request for a port of a private sandbox has to show its traffic token, in
+// a header that goes on with the request, as at E2B; a page in a browser that
+// asks whether it may (CORS) is no exception. The agent's port is: the agent
+// asks for a token of its own.
+//
 // # Paused sandboxes
 //
 // Where its lifecycle says so, traffic to any port wakes a sandbox that is
 // paused with its memory: the request is held, its body unread, until the
-// sandbox runs, and then carried. Requests for the agent of a secure sandbox
-// must first show that they know its token. All other paused sandboxes are
-// treated as if they were not there, with the reason.
+// sandbox runs, and then carried. Requests for the agent of a secure sandbox,
+// and for the ports of a private one, must first show that they know the token.
+// All other paused sandboxes are treated as if they were not there, with the
+// reason.
 //
 // # Trust
 //
@@ -41,6 +49,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/subtle"
 	"errors"
 	"log/slog"
 	"net"
@@ -181,6 +190,10 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, t target) {
 		sb, ok := p.sandboxes.Find(t.id)
 		switch {
 		case ok && sb.State == soulbox.Running:
+			if missing := untrusted(r, t, sb); missing != "" {
+				p.fail(w, r, kindDenied, problem{SandboxID: t.id, Code: http.StatusForbidden, Message: missing})
+				return
+			}
 			if p.carry(w, r, t) {
 				return
 			}
@@ -193,6 +206,22 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, t target) {
 				return
 			}
 		}
+	}
+}
+
+// untrusted returns what is wrong with the traffic token of r, or "" when it
+// may reach its port of sb.
+func untrusted(r *http.Request, t target, sb *soulbox.Sandbox) string {
+	if !sb.Network.Private || t.port == agentPort {
+		return ""
+	}
+	switch token := r.Header.Get(headerTraffic); {
+	case token == "":
+		return msgMissing
+	case sb.Traffic == "" || subtle.ConstantTimeCompare([]byte(token), []byte(sb.Traffic)) != 1:
+		return msgWrong
+	default:
+		return ""
 	}
 }
 

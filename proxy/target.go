@@ -17,7 +17,8 @@ const (
 	headerID   = "E2b-Sandbox-Id"
 	headerPort = "E2b-Sandbox-Port"
 
-	headerToken = "X-Access-Token" // what the agent of a secure sandbox asks for
+	headerToken   = "X-Access-Token"           // what the agent of a secure sandbox asks for
+	headerTraffic = "E2b-Traffic-Access-Token" // what we ask for on the other ports of a private one
 )
 
 // A target is what a request is for. The zero target is the control plane.

@@ -93,9 +93,13 @@ func (p *Proxy) wake(w http.ResponseWriter, r *http.Request, t target, sb *soulb
 
 // mayWake reports whether r may resume sb. What reaches the agent of a secure
 // sandbox must come from somebody whom the agent would hear, or anybody who
-// has seen the id could keep the sandbox running. Other ports are open to all.
+// has seen the id could keep the sandbox running. Other ports are open to all,
+// unless the sandbox is private.
 func mayWake(r *http.Request, t target, sb *soulbox.Sandbox, now time.Time) bool {
-	if t.port != agentPort || !sb.Secure {
+	if t.port != agentPort {
+		return untrusted(r, t, sb) == ""
+	}
+	if !sb.Secure {
 		return true
 	}
 	if sb.Token == "" {

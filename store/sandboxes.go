@@ -20,6 +20,7 @@ const sandboxColumns = `id, team, template, alias, node, state, created_at, star
 // behaviour when it is absent.
 type network struct {
 	Internet bool `json:"internet"`
+	Private  bool `json:"private,omitempty"`
 }
 
 // lifecycle is how a soulbox.Lifecycle is stored. The rule for network holds

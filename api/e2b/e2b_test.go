@@ -47,6 +47,10 @@ func TestAnswers(t *testing.T) {
 		{"detail-plain", "GET", "/sandboxes/" + plainBox, "", 200, nil},
 		{"detail-legacy-id", "GET", box + "-6532622b", "", 200, nil},
 		{"detail-paused", "GET", cold, "", 200, nil},
+		{"detail-private", "GET", "/sandboxes/" + shutBox, "", 200, nil},
+		{"connect-private", "POST", "/v2/sandboxes/" + shutBox + "/connect", ``, 200, connection{D: 5 * time.Minute}},
+		{"fork-private", "POST", "/sandboxes/" + shutBox + "/fork", ``, 201, forking{1, 15 * time.Second}},
+		{"", "PUT", "/sandboxes/" + shutBox + "/network", `{"allowPublicTraffic":true}`, 204, soulbox.Network{Internet: true}}, // the fleet knows better
 		{"kill", "DELETE", box, "", 204, soulbox.ByClient},
 		{"connect-v1", "POST", box + "/connect", `{"timeout":60}`, 200, connection{D: time.Minute}},
 		{"connect-v2", "POST", "/v2" + box + "/connect", `{"timeout":60,"memory":true}`, 200, connection{D: time.Minute}},

@@ -65,6 +65,9 @@ func (c *createRequest) toNoun(v2 bool) (soulbox.CreateRequest, error) {
 		return req, err
 	}
 	req.Secure = v2 || c.Secure != nil && *c.Secure
+	if req.Network.Private && !req.Secure {
+		return req, soulbox.Errorf(soulbox.Invalid, "network.allowPublicTraffic may be false only where secure is true")
+	}
 	if req.Metadata, err = pairs("metadata", c.Metadata, ""); err != nil {
 		return req, err
 	}
@@ -140,7 +143,7 @@ type networkUpdate struct {
 // allTraffic is how E2B's clients write every address.
 const allTraffic = "0.0.0.0/0"
 
-// network returns what a sandbox may reach. Both ways to say it, the switch
+// network returns what a sandbox may reach, and who reaches it. Both ways to say it, the switch
 // and the lists, come down to on or off; lists that say more are refused.
 func network(access *bool, n *networkRequest) (soulbox.Network, error) {
 	off := access != nil && !*access
@@ -158,8 +161,6 @@ func network(access *bool, n *networkRequest) (soulbox.Network, error) {
 		return soulbox.Network{}, notYet("network.egressProxy: a proxy for outgoing traffic")
 	case len(n.Rules) > 0:
 		return soulbox.Network{}, notYet("network.rules: changing outgoing requests")
-	case n.AllowPublicTraffic != nil && !*n.AllowPublicTraffic:
-		return soulbox.Network{}, notYet("network.allowPublicTraffic: closing a sandbox's ports to the public")
 	case n.MaskRequestHost != "":
 		return soulbox.Network{}, notYet("network.maskRequestHost: another host name for incoming requests")
 	case len(n.HTTPSPorts) > 0:
@@ -171,7 +172,7 @@ func network(access *bool, n *networkRequest) (soulbox.Network, error) {
 		// request closes, so nobody should have to know.
 		return soulbox.Network{}, soulbox.Errorf(soulbox.Invalid, "network: %s is both allowed and denied", allTraffic)
 	}
-	return soulbox.Network{Internet: !off}, nil
+	return soulbox.Network{Internet: !off, Private: n.AllowPublicTraffic != nil && !*n.AllowPublicTraffic}, nil
 }
 
 // onlyAll reports whether list is empty or says just everything.

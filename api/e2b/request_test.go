@@ -64,6 +64,14 @@ func TestCreate(t *testing.T) {
 			func(r *soulbox.CreateRequest) { r.Timeout, r.Secure, r.Network.Internet = 5*time.Minute, true, false },
 		},
 		{
+			"private", "/v2/sandboxes", `{"templateID":"base","network":{"allowPublicTraffic":false}}`,
+			func(r *soulbox.CreateRequest) { r.Timeout, r.Secure, r.Network.Private = 5*time.Minute, true, true },
+		},
+		{
+			"private in v1", "/sandboxes", `{"templateID":"base","secure":true,"network":{"allowPublicTraffic":false,"denyOut":["0.0.0.0/0"]}}`,
+			func(r *soulbox.CreateRequest) { r.Secure, r.Network = true, soulbox.Network{Private: true} },
+		},
+		{
 			"allow all", "/sandboxes", `{"templateID":"base","network":{"allowOut":["0.0.0.0/0"]}}`,
 			func(*soulbox.CreateRequest) {},
 		},
@@ -132,7 +140,7 @@ func TestRefused(t *testing.T) {
 			{`{"templateID":"base","network":{"dnsServers":["8.8.8.8"]}}`, "network.dnsServers"},
 			{`{"templateID":"base","network":{"egressProxy":{"address":"a:1"}}}`, "network.egressProxy"},
 			{`{"templateID":"base","network":{"rules":{"a.com":[]}}}`, "network.rules"},
-			{`{"templateID":"base","network":{"allowPublicTraffic":false}}`, "network.allowPublicTraffic"},
+			{`{"templateID":"base","network":{"allowPublicTraffic":0}}`, "allowPublicTraffic must be true or false"},
 			{`{"templateID":"base","network":{"maskRequestHost":"localhost"}}`, "network.maskRequestHost"},
 			{`{"templateID":"base","network":{"httpsPorts":[443]}}`, "network.httpsPorts"},
 			{`{"templateID":"base","network":{"allowOut":["0.0.0.0/0"],"denyOut":["0.0.0.0/0"]}}`, "both allowed and denied"},
@@ -151,6 +159,13 @@ func TestRefused(t *testing.T) {
 	}
 	w := &world{}
 	wantFailure(t, ask(newAPI(t, w, ""), "POST", "/v2/sandboxes", `{"templateID":"base","secure":false}`), 400, "always secured")
+	for _, secure := range []string{"", `"secure":false,`} {
+		wantFailure(t, ask(newAPI(t, w, ""), "POST", "/sandboxes", `{"templateID":"base",`+secure+`"network":{"allowPublicTraffic":false}}`), 400, "only where secure is true")
+	}
+	wantFailure(t, ask(newAPI(t, w, ""), "PUT", "/sandboxes/"+ourBox+"/network", `{"allowPublicTraffic":false}`), 400, "is said when it is created")
+	if w.asked != nil {
+		t.Errorf("the fleet was asked for %+v", w.asked)
+	}
 	wantFailure(t, ask(newAPI(t, w, ""), "POST", "/v2/sandboxes", `{"templateID":"base","metadata":{"a":"`+strings.Repeat("x", 2<<20)+`"}}`), 413, "too large")
 	wantFailure(t, ask(newAPI(t, w, ""), "POST", "/sandboxes", `templateID=base`, "Content-Type", "application/x-www-form-urlencoded"), 400, "application/json")
 }
@@ -164,6 +179,7 @@ func FuzzCreate(f *testing.F) {
 		`{"templateID":"base","autoPause":true,"autoPauseMemory":false,"autoResume":{"enabled":true}}`,
 		`{"templateID":"base","timeout":-1}`,
 		`{"templateID":"base","envVars":{"A=":"\u0000"}}`,
+		`{"templateID":"base","secure":true,"network":{"allowPublicTraffic":false}}`,
 	} {
 		f.Add(s, true)
 		f.Add(s, false)
@@ -184,7 +200,7 @@ func FuzzCreate(f *testing.F) {
 			return
 		}
 		req := w.asked.(soulbox.CreateRequest)
-		if req.Team != "ours" || req.Timeout < time.Second || req.Timeout > 1<<31*time.Second || v2 && !req.Secure {
+		if req.Team != "ours" || req.Timeout < time.Second || req.Timeout > 1<<31*time.Second || (v2 || req.Network.Private) && !req.Secure {
 			t.Errorf("%q became %+v", body, req)
 		}
 		if again, err := soulbox.ParseTemplateRef(req.Template.String()); err != nil || again != req.Template {

@@ -183,6 +183,9 @@ func (e *room) setNetwork(w http.ResponseWriter, r *http.Request, who soulbox.Ac
 	if err != nil {
 		return err
 	}
+	if n.Private { // E2B's own would say 204 and leave the ports open
+		return soulbox.Errorf(soulbox.Invalid, "allowPublicTraffic: whether the ports of a sandbox are private is said when it is created")
+	}
 	if err := e.awake(r.Context(), who.Team, id); err != nil {
 		return err
 	}

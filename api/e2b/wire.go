@@ -30,6 +30,7 @@ type sandboxAnswer struct {
 	Alias           string  `json:"alias,omitempty"`
 	EnvdVersion     string  `json:"envdVersion"`
 	EnvdAccessToken string  `json:"envdAccessToken,omitempty"`
+	TrafficToken    string  `json:"trafficAccessToken,omitempty"` // of a private one
 	Domain          *string `json:"domain"`
 }
 
@@ -53,10 +54,17 @@ type listedSandbox struct {
 type sandboxDetail struct {
 	listedSandbox
 
-	EnvdAccessToken     string    `json:"envdAccessToken,omitempty"`
-	AllowInternetAccess bool      `json:"allowInternetAccess"`
-	Domain              *string   `json:"domain"`
-	Lifecycle           lifecycle `json:"lifecycle"`
+	EnvdAccessToken     string         `json:"envdAccessToken,omitempty"`
+	TrafficToken        string         `json:"trafficAccessToken,omitempty"` // E2B's own has it in other answers only
+	AllowInternetAccess bool           `json:"allowInternetAccess"`
+	Network             *networkAnswer `json:"network,omitempty"` // of a private one
+	Domain              *string        `json:"domain"`
+	Lifecycle           lifecycle      `json:"lifecycle"`
+}
+
+// networkAnswer says who reaches a sandbox.
+type networkAnswer struct {
+	AllowPublicTraffic bool `json:"allowPublicTraffic"`
 }
 
 type lifecycle struct {
@@ -72,6 +80,7 @@ func (e *room) answerOf(s *soulbox.Sandbox) sandboxAnswer {
 		Alias:           aliasOf(s),
 		EnvdVersion:     envdVersion,
 		EnvdAccessToken: tokenOf(s),
+		TrafficToken:    s.Traffic,
 		Domain:          e.domainOrNull(),
 	}
 }
@@ -113,13 +122,18 @@ func listedAll(all []*soulbox.Sandbox) []listedSandbox {
 }
 
 func (e *room) detailOf(s *soulbox.Sandbox) sandboxDetail {
-	return sandboxDetail{
+	d := sandboxDetail{
 		listedSandbox:       listed(s),
 		EnvdAccessToken:     tokenOf(s),
+		TrafficToken:        s.Traffic,
 		AllowInternetAccess: s.Network.Internet,
 		Domain:              e.domainOrNull(),
 		Lifecycle:           lifecycleOf(s),
 	}
+	if s.Network.Private {
+		d.Network = &networkAnswer{}
+	}
+	return d
 }
 
 func lifecycleOf(s *soulbox.Sandbox) lifecycle {

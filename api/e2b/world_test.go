@@ -32,6 +32,7 @@ const (
 	ourBox   = "i0our0000000000000000"
 	plainBox = "i0plain00000000000000" // not secured, offline, without metadata
 	coldBox  = "i0cold000000000000000" // paused
+	shutBox  = "i0shut000000000000000" // private
 	snapID   = "s0snapshot00000000000"
 	namedID  = "s0named00000000000000"
 	keyID    = "0b9f7c0e-6d5b-4a0e-9f55-0d6f3a1c2b3d"
@@ -93,11 +94,18 @@ func (w *world) paused() *soulbox.Sandbox {
 	return s
 }
 
+// shut is the sandbox whose ports are private.
+func (w *world) shut() *soulbox.Sandbox {
+	s := w.boxes()[0]
+	s.ID, s.Network.Private, s.Traffic = shutBox, true, "traffic-token"
+	return s
+}
+
 func (w *world) find(team soulbox.TeamID, id soulbox.SandboxID) (*soulbox.Sandbox, error) {
 	if w.fail != nil {
 		return nil, w.fail
 	}
-	for _, s := range append(w.boxes(), w.paused()) {
+	for _, s := range append(w.boxes(), w.paused(), w.shut()) {
 		if s.Team == team && s.ID == id {
 			return s, nil
 		}

@@ -17,6 +17,7 @@ type createRequest struct {
 	Metadata  map[string]string `json:"metadata"`
 	Internet  *bool             `json:"internet"`
 	Secure    *bool             `json:"secure"`
+	Private   bool              `json:"private_ports"`
 	Lifecycle *struct {
 		OnTimeout string `json:"on_timeout"`
 		FilesOnly bool   `json:"files_only"`
@@ -43,7 +44,7 @@ func (n *room) createSandbox(w http.ResponseWriter, r *http.Request, who soulbox
 	if err != nil {
 		return err
 	}
-	out := sandboxOf(s)
+	out := aloneOf(s)
 	out.AccessToken, out.Domain = s.Token, n.domain
 	return api.Answer(w, http.StatusCreated, out)
 }
@@ -52,7 +53,7 @@ func (n *room) createSandbox(w http.ResponseWriter, r *http.Request, who soulbox
 func (c *createRequest) toNoun() (soulbox.CreateRequest, error) {
 	req := soulbox.CreateRequest{
 		Timeout: defaultTimeout, Env: c.Envs, Metadata: c.Metadata,
-		Network: soulbox.Network{Internet: c.Internet == nil || *c.Internet},
+		Network: soulbox.Network{Internet: c.Internet == nil || *c.Internet, Private: c.Private},
 		Secure:  c.Secure == nil || *c.Secure,
 	}
 	if c.Template == "" {

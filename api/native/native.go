@@ -144,7 +144,7 @@ func (n *room) sandbox(w http.ResponseWriter, r *http.Request, who soulbox.Actor
 	if err != nil {
 		return err
 	}
-	return api.Answer(w, http.StatusOK, sandboxOf(s))
+	return api.Answer(w, http.StatusOK, aloneOf(s))
 }
 
 func (n *room) tellVersion(w http.ResponseWriter, _ *http.Request, _ soulbox.Actor) error {

@@ -56,6 +56,7 @@ func boxes() []*soulbox.Sandbox {
 		},
 		{
 			ID: "icold", Team: "ours", Template: "tpl1", State: soulbox.Paused, CreatedAt: epoch, StartedAt: epoch, ExpiresAt: epoch, Size: size,
+			Network: soulbox.Network{Private: true}, Secure: true, Token: "must not show", Traffic: "traffic-token",
 			Lifecycle: soulbox.Lifecycle{Pause: true, FilesOnly: true}, From: laterID,
 			Pause: &soulbox.Pause{Snapshot: laterID, At: epoch.Add(time.Hour)},
 		},
@@ -256,6 +257,9 @@ func TestAnswers(t *testing.T) {
 		}},
 		{"", "POST", "/v1/sandboxes", `{"template":"base"}`, 201, soulbox.CreateRequest{
 			Team: "ours", Template: soulbox.TemplateRef{Name: "base"}, Timeout: 5 * time.Minute, Network: soulbox.Network{Internet: true}, Secure: true,
+		}},
+		{"", "POST", "/v1/sandboxes", `{"template":"base","private_ports":true}`, 201, soulbox.CreateRequest{
+			Team: "ours", Template: soulbox.TemplateRef{Name: "base"}, Timeout: 5 * time.Minute, Network: soulbox.Network{Internet: true, Private: true}, Secure: true,
 		}},
 		{"sandbox", "GET", "/v1/sandboxes/ilive", "", 200, nil},
 		{"sandbox-paused", "GET", "/v1/sandboxes/icold", "", 200, nil},

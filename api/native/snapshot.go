@@ -114,7 +114,7 @@ func (n *room) rollback(w http.ResponseWriter, r *http.Request, who soulbox.Acto
 	if err != nil {
 		return err
 	}
-	return api.Answer(w, http.StatusOK, sandboxOf(s))
+	return api.Answer(w, http.StatusOK, aloneOf(s))
 }
 
 // asItIs is what stands for the sandbox itself where a checkpoint could.

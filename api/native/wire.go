@@ -33,9 +33,12 @@ type sandboxAnswer struct {
 	Isolation string            `json:"isolation"`
 	Internet  bool              `json:"internet"`
 	Secure    bool              `json:"secure"`
+	Private   bool              `json:"private_ports"`
 	Lifecycle lifecycle         `json:"lifecycle"`
 	From      string            `json:"from,omitempty"`
 	Metadata  map[string]string `json:"metadata,omitempty"`
+
+	TrafficToken string `json:"traffic_token,omitempty"` // not in a list
 
 	// Only in the answer to who made it.
 	AccessToken string `json:"access_token,omitempty"`
@@ -75,6 +78,7 @@ func sandboxOf(s *soulbox.Sandbox) sandboxAnswer {
 		Isolation: s.Isolation.String(),
 		Internet:  s.Network.Internet,
 		Secure:    s.Secure,
+		Private:   s.Network.Private,
 		Lifecycle: lifecycleOf(s.Lifecycle),
 		From:      string(s.From),
 		Metadata:  s.Metadata,
@@ -88,6 +92,13 @@ func sandboxOf(s *soulbox.Sandbox) sandboxAnswer {
 		a.EndedBy = string(s.End.By)
 		a.Reason = s.End.Reason
 	}
+	return a
+}
+
+// aloneOf is sandboxOf for one that is not in a list.
+func aloneOf(s *soulbox.Sandbox) sandboxAnswer {
+	a := sandboxOf(s)
+	a.TrafficToken = s.Traffic
 	return a
 }
 

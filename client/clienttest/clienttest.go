@@ -207,6 +207,10 @@ func (s *Server) data(w http.ResponseWriter, r *http.Request) {
 	}
 	const agentPort = 49983
 	if port != agentPort {
+		if want := b.traffic(); want != "" && r.Header.Get("E2b-Traffic-Access-Token") != want {
+			refuse(w, http.StatusForbidden, "no traffic token")
+			return
+		}
 		to := &url.URL{Scheme: "http", Host: "127.0.0.1:" + strconv.Itoa(port)}
 		httputil.NewSingleHostReverseProxy(to).ServeHTTP(w, r)
 		return

@@ -19,6 +19,7 @@ type box struct {
 	env       map[string]string
 	metadata  map[string]string
 	internet  bool
+	private   bool
 	isolation string
 	lifecycle soulbox.Lifecycle
 	agent     *agent
@@ -32,6 +33,14 @@ type box struct {
 }
 
 func (b *box) token() string { return "token-of-" + b.id }
+
+// traffic is what opens its ports; empty: they are open.
+func (b *box) traffic() string {
+	if !b.private {
+		return ""
+	}
+	return "traffic-of-" + b.id
+}
 
 func (b *box) ended() *soulbox.End {
 	b.mu.Lock()
@@ -64,6 +73,8 @@ type boxWire struct {
 	MemoryMiB  int               `json:"memory_mib"`
 	DiskMiB    int               `json:"disk_mib"`
 	Internet   bool              `json:"internet"`
+	Private    bool              `json:"private_ports"`
+	Traffic    string            `json:"traffic_token,omitempty"`
 	Isolation  string            `json:"isolation"`
 	Metadata   map[string]string `json:"metadata"`
 	EndedAt    *time.Time        `json:"ended_at,omitempty"`
@@ -79,7 +90,7 @@ func (b *box) wire() boxWire {
 	w := boxWire{
 		ID: b.id, TemplateID: "t" + b.template, Alias: b.template, State: soulbox.Running,
 		StartedAt: b.started, ExpiresAt: b.expires, CPUs: 2, MemoryMiB: 512, DiskMiB: 1024,
-		Internet: b.internet, Isolation: b.isolation, Metadata: b.metadata,
+		Internet: b.internet, Private: b.private, Traffic: b.traffic(), Isolation: b.isolation, Metadata: b.metadata,
 	}
 	if b.paused {
 		w.State = soulbox.Paused
@@ -98,6 +109,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 		Envs      map[string]string `json:"envs"`
 		Metadata  map[string]string `json:"metadata"`
 		Internet  *bool             `json:"internet"`
+		Private   bool              `json:"private_ports"`
 		Lifecycle struct {
 			OnTimeout string `json:"on_timeout"`
 			FilesOnly bool   `json:"files_only"`
@@ -110,6 +122,7 @@ func (s *Server) create(w http.ResponseWriter, r *http.Request) {
 	made := &box{
 		template: in.Template, timeout: lifetime(in.Timeout), env: in.Envs, metadata: in.Metadata,
 		internet:  in.Internet == nil || *in.Internet,
+		private:   in.Private,
 		lifecycle: soulbox.Lifecycle{Pause: in.Lifecycle.OnTimeout == "pause", FilesOnly: in.Lifecycle.FilesOnly, Wake: in.Lifecycle.Wake},
 	}
 	if life := made.lifecycle; !life.Pause && (life.FilesOnly || life.Wake) {
@@ -151,7 +164,10 @@ func (s *Server) add(b *box, home string) *box {
 }
 
 func handleOf(b *box) map[string]any {
-	return map[string]any{"sandboxID": b.id, "templateID": "t" + b.template, "clientID": "test", "envdVersion": "0.6.13", "envdAccessToken": b.token()}
+	return map[string]any{
+		"sandboxID": b.id, "templateID": "t" + b.template, "clientID": "test", "envdVersion": "0.6.13", "envdAccessToken": b.token(),
+		"trafficAccessToken": b.traffic(),
+	}
 }
 
 // find returns a live sandbox, or answers that there is none.
@@ -203,6 +219,7 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request) {
 	all := []boxWire{}
 	for _, b := range s.boxes {
 		wire := b.wire()
+		wire.Traffic = ""
 		if wire.EndedAt == nil || r.URL.Query().Get("ended") == "true" {
 			all = append(all, wire)
 		}

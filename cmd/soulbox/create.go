@@ -53,6 +53,7 @@ type created struct {
 	template   string
 	metadata   []string
 	noInternet bool
+	private    bool
 	isolation  string // empty: the template's
 	timeout    time.Duration
 	onTimeout  string // "kill", "pause" or, where there is no such flag, empty
@@ -69,6 +70,7 @@ func createFlags(cmd *cobra.Command, timeout bool) *created {
 	f.StringArrayVarP(&m.metadata, "metadata", "m", nil, "note for finding the sandbox again, `NAME=VALUE`; may be repeated")
 	isolationFlag(cmd, &m.isolation, "what stands between it and the machine: gvisor or runc (default the template's)")
 	f.BoolVar(&m.noInternet, "no-internet", false, "close the way to the internet")
+	f.BoolVar(&m.private, "private-ports", false, "its ports answer only who sends its traffic token, which info shows")
 	if timeout {
 		f.DurationVar(&m.timeout, "timeout", 0, "how long it lives (default the server's, five minutes)")
 		f.StringVar(&m.onTimeout, "on-timeout", "kill", "what happens when its time is up: kill or pause")
@@ -96,7 +98,8 @@ func (m *created) options() (client.CreateOptions, error) {
 		return client.CreateOptions{}, err
 	}
 	return client.CreateOptions{
-		Template: m.template, Timeout: m.timeout, Metadata: notes, NoInternet: m.noInternet, Lifecycle: life, Isolation: class,
+		Template: m.template, Timeout: m.timeout, Metadata: notes, NoInternet: m.noInternet, PrivatePorts: m.private,
+		Lifecycle: life, Isolation: class,
 	}, nil
 }
 

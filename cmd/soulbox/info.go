@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/soulbox/soulbox/client"
 )
 
 func infoCommand(c *cli) *cobra.Command {
@@ -36,6 +38,7 @@ func infoCommand(c *cli) *cobra.Command {
 			{"disk", c.size(i.Disk)},
 			{"isolation", i.Isolation.String()},
 			{"internet", yesNo(i.Internet)},
+			{"ports", ports(i)},
 			{"metadata", metadata(i.Metadata)},
 			{"started", c.moment(i.StartedAt)},
 		}
@@ -58,6 +61,14 @@ func (c *cli) moment(t time.Time) string {
 		return c.when(t)
 	}
 	return t.Local().Format(time.DateTime) + " (" + c.when(t) + ")"
+}
+
+// ports says who reaches the ports of a sandbox.
+func ports(i *client.Info) string {
+	if !i.PrivatePorts {
+		return "public"
+	}
+	return "private, traffic token " + i.TrafficToken
 }
 
 func yesNo(b bool) string {

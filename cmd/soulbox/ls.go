@@ -72,6 +72,9 @@ type sandboxJSON struct {
 	Isolation  string            `json:"isolation"`
 	Internet   bool              `json:"internet"`
 	Metadata   map[string]string `json:"metadata"`
+
+	PrivatePorts bool   `json:"private_ports"`
+	TrafficToken string `json:"traffic_token,omitempty"` // not in a list
 }
 
 func newSandboxJSON(i *client.Info) sandboxJSON {
@@ -88,6 +91,9 @@ func newSandboxJSON(i *client.Info) sandboxJSON {
 		Isolation:  i.Isolation.String(),
 		Internet:   i.Internet,
 		Metadata:   i.Metadata,
+
+		PrivatePorts: i.PrivatePorts,
+		TrafficToken: i.TrafficToken,
 	}
 	if j.Metadata == nil {
 		j.Metadata = map[string]string{}

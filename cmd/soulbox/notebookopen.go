@@ -22,14 +22,14 @@ func notebookOpenCommand(c *cli) *cobra.Command {
 		Use:   "open [flags] SANDBOX [NOTEBOOK]",
 		Short: "Open JupyterLab in a sandbox",
 		Long: "Start JupyterLab in a sandbox and print its URL. A notebook that is run there and\n" +
-			"here has one kernel. If the server has no domain for sandboxes, JupyterLab is on a\n" +
-			"port of this machine until the command is interrupted; the sandbox is kept alive\n" +
-			"for as long. JupyterLab itself stays.",
+			"here has one kernel. If the server has no domain for sandboxes, or this one has\n" +
+			"private ports, JupyterLab is on a port of this machine until the command is\n" +
+			"interrupted; the sandbox is kept alive for as long. JupyterLab itself stays.",
 		Example:           "  soulbox notebook open i6k2… weather",
 		Args:              wantArgs(1, 2),
 		ValidArgsFunction: c.completeNotebooks,
 	}
-	listen := cmd.Flags().String("listen", "127.0.0.1:0", "`ADDRESS` on this machine, if the server has no domain; port 0 is a free one")
+	listen := cmd.Flags().String("listen", "127.0.0.1:0", "`ADDRESS` on this machine, if a browser cannot reach the sandbox; port 0 is a free one")
 	quiet := cmd.Flags().Bool("no-browser", false, "print the URL only")
 	cmd.RunE = c.asking(func(ctx context.Context, api *client.Client, args []string) error {
 		box, err := api.Sandboxes.Connect(ctx, args[0], 0)

@@ -16,7 +16,7 @@ func testSandboxRoundTrip(t *testing.T, s *store.Store) {
 	ctx := t.Context()
 	team := makeTeam(t, s, "one")
 	full := sandbox(team, 1)
-	full.Network.Internet, full.Secure = true, true
+	full.Network, full.Secure = soulbox.Network{Internet: true, Private: true}, true
 	full.Env, full.Metadata = map[string]string{"A": "1"}, map[string]string{"user": "7"}
 	full.State, full.End = soulbox.Ended, &soulbox.End{At: at(9), By: soulbox.ByOOM, Reason: "it used more memory than it had"}
 	full.Timeout = 90*time.Minute + time.Microsecond
@@ -31,12 +31,12 @@ func testSandboxRoundTrip(t *testing.T, s *store.Store) {
 		wantSame(t, "Sandbox", got, sb)
 	}
 	secret := sandbox(team, 2)
-	secret.Token = "never stored"
+	secret.Token, secret.Traffic = "never stored", "nor this"
 	must(t, s.InsertSandbox(ctx, secret))
 	got, err := s.Sandbox(ctx, secret.ID)
 	must(t, err)
-	if got.Token != "" {
-		t.Errorf("Token = %q, want it not stored", got.Token)
+	if got.Token+got.Traffic != "" {
+		t.Errorf("Token = %q, Traffic = %q, want them not stored", got.Token, got.Traffic)
 	}
 	wantKind(t, "InsertSandbox again", s.InsertSandbox(ctx, bare), soulbox.Conflict)
 	_, err = s.Sandbox(ctx, "inobody")
@@ -149,8 +149,8 @@ func testSandboxChanges(t *testing.T, s *store.Store) {
 	sb := sandbox(team, 1)
 	must(t, s.InsertSandbox(ctx, sb))
 	must(t, s.SetSandboxExpiry(ctx, sb.ID, at(99), 3*time.Hour))
-	must(t, s.SetSandboxNetwork(ctx, sb.ID, soulbox.Network{Internet: true}))
-	sb.ExpiresAt, sb.Timeout, sb.Network.Internet = at(99), 3*time.Hour, true
+	must(t, s.SetSandboxNetwork(ctx, sb.ID, soulbox.Network{Internet: true, Private: true}))
+	sb.ExpiresAt, sb.Timeout, sb.Network = at(99), 3*time.Hour, soulbox.Network{Internet: true, Private: true}
 	got, err := s.Sandbox(ctx, sb.ID)
 	must(t, err)
 	wantSame(t, "Sandbox after changes", got, sb)
