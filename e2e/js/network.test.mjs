@@ -25,9 +25,9 @@ async function web(address, port) {
 const route = (s, port) => ({ 'E2b-Sandbox-Id': s.sandboxId, 'E2b-Sandbox-Port': String(port) })
 
 /** Asks a port of a sandbox by headers, or by host name if one is given. */
-function request(s, port, path, host) {
+function request(s, port, path, host, more) {
   return new Promise((resolve, reject) => {
-    const headers = host ? { Host: host } : route(s, port)
+    const headers = { ...(host ? { Host: host } : route(s, port)), ...more }
     http.get({ hostname: '127.0.0.1', port: server.port, path, headers }, async (res) => {
       const body = (await res.toArray()).join('')
       resolve({ status: res.statusCode, body, headers: res.headers })
@@ -121,6 +121,34 @@ async function dial(s, address, port) {
   return stdout.trim()
 }
 
+feature('ports/private', async () => {
+  const s = await create({ network: { allowPublicTraffic: false }, lifecycle: { onTimeout: 'pause', autoResume: true } })
+  assert.ok(s.trafficAccessToken, 'no token')
+  assert.equal((await s.getInfo()).network.allowPublicTraffic, false)
+  // Detached: a client whose command is cut off by the pause asks the agent
+  // whether it is still there, which resumes the sandbox.
+  await s.commands.run('setsid python3 -m http.server 8000 >/dev/null 2>&1 &')
+  const token = { 'e2b-traffic-access-token': s.trafficAccessToken }
+  await eventually(async () => (await request(s, 8000, '/', undefined, token)).status === 200, 'the web server')
+  assert.equal((await request(s, 8000, '/', s.getHost(8000), token)).status, 200)
+  const refused = async (headers, message) => {
+    for (const host of [undefined, s.getHost(8000)]) {
+      const { status, body } = await request(s, 8000, '/', host, headers)
+      const { sandboxId, code, message: said } = JSON.parse(body)
+      assert.deepEqual([status, sandboxId, code], [403, s.sandboxId, 403])
+      assert.match(said, message)
+    }
+  }
+  await refused({}, /Token header 'e2b-traffic-access-token' is missing/)
+  await refused({ 'e2b-traffic-access-token': 'x' }, /in header 'e2b-traffic-access-token' is invalid/)
+  assert.equal((await Sandbox.connect(s.sandboxId)).trafficAccessToken, s.trafficAccessToken)
+  await s.pause()
+  await refused({}, /may not resume/)
+  assert.equal((await s.getInfo()).state, 'paused')
+  assert.equal((await request(s, 8000, '/', undefined, token)).status, 200)
+  assert.equal((await create()).trafficAccessToken, undefined)
+}, { timeout: 60_000 })
+
 feature('network/internet-off', async () => {
   const s = await create({ allowInternetAccess: false })
   assert.equal((await s.getInfo()).allowInternetAccess, false)
@@ -204,7 +232,6 @@ feature('git/module', async () => {
 later('later/allow-list', () => create({ network: { allowOut: ['1.1.1.1'], denyOut: [e2b.ALL_TRAFFIC] } }))
 later('later/rules', () => create({ network: { rules: { 'example.org': [{ transform: { headers: { 'x-a': 'b' } } }] } } }))
 later('later/egress-proxy', () => create({ network: { egressProxy: { address: '192.0.2.1:1080' } } }))
-later('later/private-ports', () => create({ network: { allowPublicTraffic: false } }))
 later('later/mask-host', () => create({ network: { maskRequestHost: 'localhost:${PORT}' } }))
 later('later/https-ports', () => create({ network: { httpsPorts: [8443] } }), { since: '2.51.0' })
 later('later/mcp', () => create({ mcp: { time: {} } }))

@@ -2,8 +2,11 @@
 
 import asyncio
 import base64
+import os
 import threading
 import time
+import urllib.error
+import urllib.request
 from importlib.metadata import version
 
 import e2b
@@ -293,6 +296,19 @@ def _():
     equal(again.run_code("int(df.a.sum())").text, "499500")
     equal(again.run_code("kept.length", language="javascript").text, "2")
     again.kill()
+
+
+@feature("interpreter/private")
+def _():
+    s = start(secure=True, network={"allow_public_traffic": False})
+    assert s.traffic_access_token, "no token"
+    assert s.run_code("x = 40").error is None
+    equal(s.run_code("x + 2").text, "42")
+    context = s.create_code_context()
+    assert context.id in [c.id for c in s.list_code_contexts()]
+    s.remove_code_context(context)
+    bare = urllib.request.Request(f"{os.environ['E2B_SANDBOX_URL']}/contexts", headers={"E2b-Sandbox-Id": s.sandbox_id, "E2b-Sandbox-Port": "49999"})
+    equal(fails(lambda: urllib.request.urlopen(bare, timeout=10), urllib.error.HTTPError).code, 403)
 
 
 @feature("interpreter/fork")

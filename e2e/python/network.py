@@ -17,10 +17,13 @@ def route(s, port):
     return {"E2b-Sandbox-Id": s.sandbox_id, "E2b-Sandbox-Port": str(port)}
 
 
-def ask(s, port, path="/", host=None):
+def ask(s, port, path="/", host=None, token=None):
     """Asks a port of a sandbox by headers, or by host name if one is given."""
     conn = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
-    conn.request("GET", path, headers={"Host": host} if host else route(s, port))
+    headers = {"Host": host} if host else route(s, port)
+    if token:
+        headers["e2b-traffic-access-token"] = token
+    conn.request("GET", path, headers=headers)
     res = conn.getresponse()
     return res.status, res.read().decode()
 
@@ -89,6 +92,33 @@ def _():
     for status, body in (ask(s, 8000), ask(s, 8000, host=s.get_host(8000)), ask(s, 49983, "/health")):
         equal(status, 502)
         assert "sandbox was not found" in json.loads(body)["message"], body
+
+
+@feature("ports/private")
+def _():
+    s = create(network={"allow_public_traffic": False}, lifecycle={"on_timeout": "pause", "auto_resume": True})
+    token = s.traffic_access_token
+    assert token, "no token"
+    equal(create().traffic_access_token, None)
+    # Detached: a client whose command is cut off by the pause may ask the agent
+    # whether it is still there, which resumes the sandbox.
+    s.commands.run("setsid python3 -m http.server 8000 >/dev/null 2>&1 &")
+    eventually(lambda: ask(s, 8000, token=token)[0] == 200, "the web server")
+    equal(ask(s, 8000, host=s.get_host(8000), token=token)[0], 200)
+
+    def refused(wrong, words):
+        for host in (None, s.get_host(8000)):
+            status, body = ask(s, 8000, host=host, token=wrong)
+            equal([status, json.loads(body)["sandboxId"], json.loads(body)["code"]], [403, s.sandbox_id, 403])
+            assert words in json.loads(body)["message"], body
+
+    refused(None, "Token header 'e2b-traffic-access-token' is missing")
+    refused("x", "in header 'e2b-traffic-access-token' is invalid")
+    equal(Sandbox.connect(s.sandbox_id).traffic_access_token, token)
+    s.pause()
+    refused(None, "may not resume")
+    equal(s.get_info().state.value, "paused")
+    equal(ask(s, 8000, token=token)[0], 200)
 
 
 @feature("network/internet-off")
@@ -160,11 +190,6 @@ def _():
 @later("later/egress-proxy")
 def _():
     create(network={"egress_proxy": {"address": "192.0.2.1:1080"}})
-
-
-@later("later/private-ports")
-def _():
-    create(network={"allow_public_traffic": False})
 
 
 @later("later/mask-host")

@@ -291,6 +291,18 @@ feature('interpreter/pause', async () => {
   await again.kill()
 }, { timeout: 60_000 })
 
+feature('interpreter/private', async () => {
+  const s = await start({ secure: true, network: { allowPublicTraffic: false } })
+  assert.ok(s.trafficAccessToken, 'no token')
+  assert.equal((await s.runCode('x = 40')).error, undefined)
+  assert.equal((await s.runCode('x + 2')).text, '42')
+  const context = await s.createCodeContext()
+  assert.ok((await s.listCodeContexts()).some((c) => c.id === context.id))
+  await s.removeCodeContext(context)
+  const bare = await fetch(`${process.env.E2B_SANDBOX_URL}/contexts`, { headers: { 'E2b-Sandbox-Id': s.sandboxId, 'E2b-Sandbox-Port': '49999' } })
+  assert.deepEqual([bare.status, (await bare.json()).code], [403, 403])
+}, { timeout: 60_000 })
+
 feature('interpreter/fork', async () => {
   const s = await start()
   await s.runCode('n = [0]')
