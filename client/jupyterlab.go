@@ -6,7 +6,8 @@ import (
 )
 
 // JupyterLab is how JupyterLab in a sandbox is reached: on a port of the sandbox,
-// by whoever has the token.
+// by whoever has the token. If the sandbox's ports are private, a browser cannot:
+// it needs a proxy that adds the traffic token, as [Sandbox.Transport] does.
 type JupyterLab struct {
 	Port  int    `json:"port"`
 	Token string `json:"token"`

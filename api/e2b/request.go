@@ -143,8 +143,9 @@ type networkUpdate struct {
 // allTraffic is how E2B's clients write every address.
 const allTraffic = "0.0.0.0/0"
 
-// network returns what a sandbox may reach, and who reaches it. Both ways to say it, the switch
-// and the lists, come down to on or off; lists that say more are refused.
+// network returns what a sandbox may reach, and who reaches it. Both ways to say
+// the former, the switch and the lists, come down to on or off; lists that say
+// more are refused.
 func network(access *bool, n *networkRequest) (soulbox.Network, error) {
 	off := access != nil && !*access
 	if n == nil {
