@@ -14,12 +14,18 @@ import (
 // goroutine decodes meanwhile, that means stopped worlds, and a scheduler and a
 // garbage collector that are made for a hundred processors and have two. So the
 // counter of additional ones starts below zero, and the readers bring it to
-// none. gVisor takes note of a number below zero by a warning that nobody reads.
+// spare. gVisor takes note of a number below zero by a warning that nobody reads.
 //
 //go:linkname moreProcs gvisor.dev/gvisor/pkg/gomaxprocs.temp
 var moreProcs int
 
 const readers = 128
+
+// spare is how many processors Go has beyond those of the machine. A goroutine
+// that waits for a program of the sandbox keeps one, and Go takes it back only
+// when 10 ms have gone: on two processors, the first packet for a sandbox that was
+// restored just now waited for that long, while both had nothing to do.
+const spare = 1
 
 // gVisor's trace points are registered before anything else, by reflection, for
 // whoever watches sandboxes by them. Nobody can here.
@@ -29,9 +35,9 @@ var tracePoints sync.Once
 
 // leaveOut makes a start shorter by what it need not do.
 func leaveOut() {
-	moreProcs = -readers
-	// gVisor would say so now, and must not: Go looks again how many processors
+	moreProcs = spare - readers
+	// gVisor would set them now, and does not below zero. Go looks again how many processors
 	// there are until somebody has, by a call that the filter kills for.
-	runtime.GOMAXPROCS(runtime.NumCPU())
+	runtime.GOMAXPROCS(runtime.NumCPU() + spare)
 	tracePoints.Do(func() {})
 }

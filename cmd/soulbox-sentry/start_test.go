@@ -14,8 +14,8 @@ import (
 func TestLeaveOut(t *testing.T) {
 	leaveOut()
 	t.Cleanup(func() { moreProcs = 0 })
-	procs := runtime.NumCPU()
-	gomaxprocs.SetBase(procs)
+	procs := runtime.NumCPU() + spare
+	gomaxprocs.SetBase(runtime.NumCPU())
 	pages, err := os.CreateTemp(t.TempDir(), "")
 	if err != nil {
 		t.Fatal(err)
