@@ -211,9 +211,10 @@ func TestRestartAndDeleteMeanwhile(t *testing.T) {
 	}
 }
 
-// heap returns the bytes of memory that Go has now.
+// heap returns the bytes that were found in use when garbage was collected last.
+// How much garbage comes to that depends on what else the machine does.
 func heap() uint64 {
-	s := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	s := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	metrics.Read(s)
 	return s[0].Value.Uint64()
 }
@@ -278,9 +279,9 @@ func TestFlood(t *testing.T) {
 			if got != test.want || !bytes.HasSuffix(tail, []byte(`{"type":"end_of_execution"}`+"\n")) {
 				t.Errorf("%d of %d arrived, and at the end %q", got, test.want, tail)
 			}
-			t.Logf("the heap had at most %d MiB", most()>>20)
-			if m := most(); m > 256<<20 {
-				t.Errorf("the heap grew to %d MiB", m>>20)
+			t.Logf("at most %d MiB of the heap were in use", most()>>20)
+			if m := most(); m > 64<<20 {
+				t.Errorf("%d MiB of the heap were in use", m>>20)
 			}
 		})
 	}
@@ -314,9 +315,9 @@ func TestSlowClient(t *testing.T) {
 	if err != nil || n < 200<<20 {
 		t.Errorf("%d bytes arrived, %v; want all 200 MiB", n, err)
 	}
-	t.Logf("stood still at %s of 200, the heap had at most %d MiB", at, most()>>20)
-	if m := most(); m > 256<<20 {
-		t.Errorf("the heap grew to %d MiB", m>>20)
+	t.Logf("stood still at %s of 200, at most %d MiB of the heap were in use", at, most()>>20)
+	if m := most(); m > 64<<20 {
+		t.Errorf("%d MiB of the heap were in use", m>>20)
 	}
 }
 
@@ -356,8 +357,8 @@ func TestManyResults(t *testing.T) {
 			i++
 		}
 	}
-	if m := most(); m > 256<<20 {
-		t.Errorf("the heap grew to %d MiB", m>>20)
+	if m := most(); m > 64<<20 {
+		t.Errorf("%d MiB of the heap were in use", m>>20)
 	}
 }
 
