@@ -234,7 +234,11 @@ func (in *Interpreter) execute(w http.ResponseWriter, r *http.Request) {
 	}
 	out := newStream(w)
 	defer out.quiet.Stop()
-	finish(out, c.run(r.Context(), req, r.Header.Get(tokenHeader), out))
+	err = c.run(r.Context(), req, r.Header.Get(tokenHeader), out)
+	if err != nil && r.Context().Err() == nil { // the client is there, and is told nothing
+		in.options.Log.WarnContext(r.Context(), "an answer was given up", "context", c.id, "err", err)
+	}
+	finish(out, err)
 }
 
 // list serves GET /contexts.
