@@ -1,11 +1,10 @@
 // Command soulbox-sentry is gVisor's sentry, the user-space kernel that stands
 // between a sandbox and the host, pinned to the version in go.mod.
 //
-// It is never started by hand. The gvisor driver starts it, and it starts
-// itself again inside its own empty root, so it must be a static binary
-// (CGO_ENABLED=0). Of gVisor's commands it has only the two that this needs:
-// boot, which is the kernel, and umount, by which a booting kernel drops the
-// last view of the host's /proc.
+// It is never started by hand. The gvisor driver starts cmd/soulbox-boot, which
+// becomes this program inside an empty root, so it must be a static binary
+// (CGO_ENABLED=0). Of gVisor's commands it has only boot, which is the kernel, and
+// umount, which belongs to it where it makes that root itself.
 package main
 
 import (

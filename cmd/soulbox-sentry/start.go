@@ -36,8 +36,8 @@ var tracePoints sync.Once
 // leaveOut makes a start shorter by what it need not do.
 func leaveOut() {
 	moreProcs = spare - readers
-	// gVisor would set them now, and does not below zero. Go looks again how many processors
-	// there are until somebody has, by a call that the filter kills for.
+	// gVisor would set them now, and does not below zero. Go looks again how many
+	// processors there are until somebody has, by a call that the filter kills for.
 	runtime.GOMAXPROCS(runtime.NumCPU() + spare)
 	tracePoints.Do(func() {})
 }

@@ -102,10 +102,11 @@ func runAhead(boot string) error {
 	if ahead.Name, err = filepath.Rel(dir, boot); err != nil {
 		return err
 	}
-	if path, err := ahead.Path(); err != nil || path != boot {
-		return fmt.Errorf("gVisor finds %q and not %q: %w", path, boot, err)
+	path, err := ahead.Path()
+	if err == nil && path != boot {
+		err = fmt.Errorf("gVisor finds %q and not %q", path, boot)
 	}
-	return nil
+	return err
 }
 
 // openToAll checks that every user may execute the file at path.
