@@ -131,6 +131,9 @@ func labProxy(address string, to http.RoundTripper) http.Handler {
 			http.Error(w, "This address is for JupyterLab's own pages", http.StatusForbidden)
 			return
 		}
+		// Or net/http closes a body when its answer begins, and the transport,
+		// if it has not seen the end of it yet, cuts that answer off.
+		_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 always is
 		proxy.ServeHTTP(w, r)
 	})
 }

@@ -54,12 +54,19 @@ func run(ctx context.Context, log *slog.Logger, address, domain, to, ca string) 
 	if err != nil {
 		return err
 	}
+	proxy := &httputil.ReverseProxy{
+		Rewrite:       func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = server.Scheme, server.Host }, // and the Host stays
+		FlushInterval: -1,
+		ErrorLog:      slog.NewLogLogger(log.Handler(), slog.LevelInfo),
+	}
 	srv := &http.Server{
-		Handler: &httputil.ReverseProxy{
-			Rewrite:       func(r *httputil.ProxyRequest) { r.Out.URL.Scheme, r.Out.URL.Host = server.Scheme, server.Host }, // and the Host stays
-			FlushInterval: -1,
-			ErrorLog:      slog.NewLogLogger(log.Handler(), slog.LevelDebug), // clients that go away
-		},
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			// Without this, net/http closes the request's body as soon as the
+			// answer begins. A transport that has sent all of it, but has not
+			// seen its end yet, takes that for an error and cuts the answer off.
+			_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 always is
+			proxy.ServeHTTP(w, r)
+		}),
 		TLSConfig:         &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12},
 		ReadHeaderTimeout: 10 * time.Second,
 	}

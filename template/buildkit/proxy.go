@@ -60,6 +60,9 @@ func newEgress(hosts []host) *egress {
 		case r.Method == http.MethodConnect:
 			e.connect(w, r)
 		case r.URL.Scheme == "http" && r.URL.Host != "":
+			// Or net/http closes a body when its answer begins, and the transport,
+			// if it has not seen the end of it yet, cuts that answer off.
+			_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 always is
 			forward.ServeHTTP(w, r)
 		default:
 			http.Error(w, "this is a proxy", http.StatusBadRequest)
