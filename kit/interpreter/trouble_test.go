@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/metrics"
 	"strconv"
 	"strings"
@@ -221,6 +222,7 @@ func heap() uint64 {
 
 // watchHeap returns how large the heap was at most until the function is called.
 func watchHeap(t *testing.T) (most func() uint64) {
+	runtime.GC() // what was in use is another test's
 	var top atomic.Uint64
 	stop, done := make(chan struct{}), make(chan struct{})
 	go func() {
