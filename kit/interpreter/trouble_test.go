@@ -115,6 +115,19 @@ func TestClientGoes(t *testing.T) {
 	}
 }
 
+// An error ends one execution, and not what somebody asks for right after it.
+func TestAfterError(t *testing.T) {
+	s := start(t, nil, "python")
+	for i := range 100 {
+		if o := s.execute(t, request{"code": "1/0"}); o.err == nil || o.err.Name != "ZeroDivisionError" {
+			t.Fatalf("%d: %+v", i, o)
+		}
+		if o := s.execute(t, request{"code": "1+1"}); o.err != nil || o.text() != "2" {
+			t.Fatalf("%d: after an error: %v, %q; want 2", i, o.err, o.text())
+		}
+	}
+}
+
 // An execution that resists gives way to the next one in the end.
 func TestResists(t *testing.T) {
 	s := start(t, func(o *interpreter.Options) { o.Patience = 2 * time.Second }, "python")

@@ -55,7 +55,10 @@ type Run struct {
 func (k *Kernel) Start(req Request) (*Run, error) {
 	return k.ask("execute_request", map[string]any{
 		"code": req.Code, "silent": req.Silent, "store_history": req.StoreHistory && !req.Silent,
-		"user_expressions": struct{}{}, "allow_stdin": false, "stop_on_error": true,
+		"user_expressions": struct{}{}, "allow_stdin": false,
+		// A kernel may refuse what comes soon after an error, and is asked for one
+		// thing at a time here.
+		"stop_on_error": false,
 	})
 }
 
