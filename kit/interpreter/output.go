@@ -22,9 +22,6 @@ const (
 	// gather is how much is written at once.
 	gather = 32 << 10
 	piece  = 256 << 10
-	// keep is how large a buffer may be to serve again: output that comes fast
-	// comes in messages of a megabyte, each of which would be garbage five times.
-	keep = 4 << 20
 )
 
 // Lines of the stream, as E2B has them.
@@ -215,7 +212,7 @@ func (s *stream) add(line any) error {
 		return fmt.Errorf("a line: %w", err)
 	}
 	ascii(&s.buf, s.one.Bytes())
-	if s.one.Cap() > keep {
+	if s.one.Cap() > 4*piece {
 		s.one = bytes.Buffer{}
 	}
 	if s.buf.Len() < gather {
@@ -263,7 +260,7 @@ func (s *stream) flush() error {
 			return err
 		}
 	}
-	if s.buf.Cap() > keep {
+	if s.buf.Cap() > 4*piece {
 		s.buf = bytes.Buffer{}
 	}
 	s.quiet.Reset(keepalive)
