@@ -79,6 +79,7 @@ func fronted(t *testing.T, before func(http.ResponseWriter, *http.Request) (done
 	proxy := httputil.NewSingleHostReverseProxy(to)
 	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !before(w, r) {
+			_ = http.NewResponseController(w).EnableFullDuplex() // or an answer that begins at once may be cut off
 			proxy.ServeHTTP(w, r)
 		}
 	}))

@@ -212,6 +212,7 @@ func (s *Server) data(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		to := &url.URL{Scheme: "http", Host: "127.0.0.1:" + strconv.Itoa(port)}
+		_ = http.NewResponseController(w).EnableFullDuplex() // or an answer that begins at once may be cut off
 		httputil.NewSingleHostReverseProxy(to).ServeHTTP(w, r)
 		return
 	}
